@@ -1,0 +1,1 @@
+"""Training of medzip's models. It may import everything; nothing under medzip/ imports it."""

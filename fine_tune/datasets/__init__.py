@@ -1,0 +1,1 @@
+"""Volumes to train on, and what of them a network sees."""

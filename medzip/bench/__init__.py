@@ -1,0 +1,1 @@
+"""Other lossless codecs, and the table that sets medzip beside them: what `medzip bench` prints."""

@@ -1,0 +1,151 @@
+"""medzip compress: scans into archives."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medzip.cli.common import Commands, Console, Parser, add_command, add_overwrite, for_each, positive, refuse_same_names
+from medzip.errors import UsageError
+
+if TYPE_CHECKING:
+    from medzip.pipeline import Compressed
+
+_DESCRIPTION = """\
+Compress scans (.nii, .nii.gz, DICOM files and folders, .npy) into .mdz archives that give the same bytes back.
+Each archive is decoded and compared before it gets its name; the originals are kept unless you ask for --rm."""
+
+
+def register(commands: Commands[Parser]) -> None:
+    from medzip.presets import PRESETS
+
+    parser = add_command(
+        commands,
+        "compress",
+        run,
+        summary="make archives that give the same bytes back",
+        description=_DESCRIPTION,
+        examples=(
+            "medzip compress scan.nii                     writes scan.nii.mdz beside it",
+            "medzip compress study/ -o archive            mirrors the folder study/ as archives in archive/",
+            "medzip compress patients/* -o archive        mirrors each folder of patients/ in archive/ under its name",
+            "medzip compress scan.nii -o kept/a.mdz       writes exactly that file",
+            "medzip compress *.nii --json                 one JSON object per archive, for scripts",
+            "medzip compress scan.nii.gz --guarantee content",
+        ),
+    )
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="scan, or folder of scans")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="where to write: a file if OUT ends in .mdz, else a folder, made if need be (default: beside SRC)",
+    )
+    presets = "; ".join(f"{name}: {preset.description}" for name, preset in PRESETS.items())
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default="default", help=f"how to code the samples; {presets}".replace("%", "%%")
+    )
+    parser.add_argument(
+        "--models",
+        choices=["open", "all"],
+        default="open",
+        help="which weights may be used; open: those for any use, all: research-only weights too (default: open)",
+    )
+    parser.add_argument(
+        "--guarantee",
+        choices=["file", "content"],
+        default="file",
+        help="what comes back identical; file: every file, content: what a .gz holds, not its gzip wrapper (default: file)",
+    )
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="chunks to work on at the same time (default: 1)")
+    add_overwrite(parser)
+    removal = parser.add_mutually_exclusive_group()
+    removal.add_argument("--no-verify", dest="verify", action="store_false", help="do not decode the archive before it is kept")
+    removal.add_argument(
+        "--rm", dest="remove", action="store_true", help="remove SRC once a fresh process has read the whole archive back"
+    )
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    from medzip import pipeline
+
+    sources: list[Path] = arguments.sources
+    output: Path | None = arguments.output
+    if output is not None and len(sources) > 1:
+        if output.suffix == ".mdz":
+            raise UsageError(f"{output}: expected a folder for {len(sources)} sources, found the name of one archive")
+        refuse_same_names(sources)
+
+    def work(source: Path) -> int:
+        console.detail(f"compressing {source}")
+        target = output
+        if output is not None and len(sources) > 1 and source.is_dir():
+            target = output / source.absolute().name  # folders side by side cannot overwrite each other's files
+        with console.progress(source) as progress:
+            for archive in pipeline.compress_each(
+                [source],
+                target,
+                preset=arguments.preset,
+                models=arguments.models,
+                guarantee=arguments.guarantee,
+                jobs=arguments.jobs,
+                overwrite=arguments.overwrite,
+                verify=arguments.verify,
+                remove=arguments.remove,
+                progress=progress,
+            ):
+                report(archive, console)
+        return 0
+
+    return for_each(sources, work, console)
+
+
+def report(archive: Compressed, console: Console) -> None:
+    """Print one archive, and on stderr what its owner should know about it."""
+    ratio = archive.original_bytes / archive.archive_bytes
+    sizes = f"{archive.original_bytes:,} -> {archive.archive_bytes:,} bytes ({ratio:.2f}x)"
+    state = "verified" if archive.verified else "not verified"
+    line = f"{_name(archive.sources)} -> {archive.archive}  {sizes}, {state}" + (", original removed" if archive.removed else "")
+    console.result(asdict(archive), line)
+
+    chunks = ", ".join(f"{count} {kind}" for kind, count in sorted(archive.chunks.items())) or "none"
+    speed = archive.original_bytes / 1e6 / archive.seconds if archive.seconds > 0 else 0.0
+    console.detail(f"{archive.archive}: preset {archive.preset}, chunks: {chunks}, {archive.seconds:.1f} s, {speed:.2f} MB/s")
+    for warning in warnings(archive):
+        console.warn(f"{archive.archive}: {warning}")
+
+
+def warnings(archive: Compressed) -> list[str]:
+    """What was given up, or could be had, in sentences."""
+    found = []
+    if not archive.portable:
+        found.append(
+            "not portable: only a machine that computes the same floating-point numbers (same weights, same torch, same kind of"
+            " CPU; see `medzip info`) can decode it; keep the original, or use --preset default"
+        )
+    if not archive.verified:
+        found.append(
+            "not verified: nothing has shown yet that it gives the same bytes back; while the original exists,"
+            " `medzip verify --against` can"
+        )
+    if archive.content_saving is not None:
+        found.append(
+            f"the .gz file is kept whole; --guarantee content would save {archive.content_saving:,} bytes more"
+            " (what it holds comes back identical, its gzip wrapper does not)"
+        )
+    if archive.samples and archive.model_share < 1:
+        found.append(
+            f"{1 - archive.model_share:.1%} of the samples are not coded by the entropy model: they came out smaller without"
+            " it, or it does not take them"
+        )
+    return found
+
+
+def _name(sources: tuple[str, ...]) -> str:
+    if len(sources) == 1:
+        return sources[0]
+    return f"{os.path.commonpath(sources) or '.'} ({len(sources)} files)" if sources else "(no files)"

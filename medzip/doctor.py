@@ -1,0 +1,132 @@
+"""What `medzip doctor` tells: what is installed, what this machine can do, and whether the models compute what they should."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import medzip
+from medzip.errors import MedzipError
+
+REQUIRED = ("numpy", "imagecodecs", "constriction", "cbor2", "zstandard", "pcodec", "google-crc32c", "reedsolo", "rich")
+OPTIONAL = ("torch", "transformers", "safetensors", "peft", "pydicom", "nibabel", "pynetdicom", "dask", "zarr", "tomoz")
+IMAGE_CODECS = {"JPEG XL": "JPEGXL", "JPEG-LS": "JPEGLS", "JPEG 2000": "JPEG2K", "HTJ2K": "HTJ2K", "PNG": "PNG"}
+INT8_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+"""As /proc/cpuinfo spells them, x86-64 first, then ARM."""
+PARAMETRIC_DIGEST = "047412ff6660aa6d3c3149c9584467d9df068c2e0c041090add6ba9d0d5a8cc5"
+"""SHA-256 of what the parametric model makes of `self_test_samples`, on every machine; a new one means a new format version."""
+
+
+def report() -> dict[str, Any]:
+    """JSON-able data on this installation. `problems` is empty where all is well; nothing heavy but imagecodecs is imported.
+
+    Keys: medzip, python, platform, cpu_features, versions (None: not installed), codecs, weights, self_tests, problems.
+    """
+    problems: list[str] = []
+    return {
+        "medzip": medzip.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_features": cpu_features(),
+        "versions": _versions(problems),
+        "codecs": _codecs(problems),
+        "weights": _weights(problems),
+        "self_tests": _self_tests(problems),
+        "problems": problems,
+    }
+
+
+def cpu_features() -> list[str]:
+    """The instruction sets that numpy found, and where Linux tells, those that decide how fast and how well int8 is computed."""
+    configuration: Any = np.show_config(mode="dicts")
+    extensions = configuration["SIMD Extensions"]
+    found = [*extensions["baseline"], *extensions.get("found", [])]
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return found
+    return [*found, *(name for name in INT8_FLAGS if name in flags)]
+
+
+def _versions(problems: list[str]) -> dict[str, str | None]:
+    versions = {name: _version(name) for name in (*REQUIRED, *OPTIONAL)}
+    problems += [
+        f"{name}: expected it installed, found it missing; run pip install medzip" for name in REQUIRED if not versions[name]
+    ]
+    return versions
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _codecs(problems: list[str]) -> dict[str, str | bool]:
+    try:
+        import imagecodecs
+    except ImportError:
+        return {}
+    codecs: dict[str, str | bool] = {name: bool(getattr(imagecodecs, key).available) for name, key in IMAGE_CODECS.items()}
+    if codecs["JPEG XL"]:
+        codecs["JPEG XL"] = imagecodecs.jpegxl_version()
+    else:
+        problems.append("JPEG XL: expected it in imagecodecs, found it missing; run pip install --force-reinstall imagecodecs")
+    return codecs
+
+
+def _weights(problems: list[str]) -> list[dict[str, str]]:
+    from medzip.weights import registry
+
+    try:
+        return [
+            {"name": entry.name, "kind": entry.kind, "licence_class": entry.licence_class, "sha256": entry.sha256}
+            for entry in registry.entries()
+        ]
+    except MedzipError as error:
+        problems.append(str(error))
+        return []
+
+
+def _self_tests(problems: list[str]) -> dict[str, bool]:
+    tests: dict[str, Callable[[], bool]] = {"parametric": parametric_is_exact}
+    results = {}
+    for name, test in tests.items():
+        try:
+            results[name] = test()
+        except Exception as error:  # whatever breaks here is what this command is asked to find
+            results[name] = False
+            problems.append(f"{name}: self-test ended with {type(error).__name__}: {error}")
+        else:
+            if not results[name]:
+                problems.append(f"{name}: the self-test gave other numbers than on other machines; do not use this installation")
+    return results
+
+
+def self_test_samples() -> NDArray[np.uint16]:
+    """Two stacks of 32 x 28 samples (6, 32, 28): a smooth image with steps and noise, from integer arithmetic alone."""
+    z, y, x = np.indices((6, 32, 28), dtype=np.int64)
+    noise = (z * 7919 + y * 104729 + x * 1299709) * 2654435761 % 2**32 >> 27
+    samples: NDArray[np.uint16] = ((900 + 3 * x * y - 17 * z * x + 400 * (x > 2 * y) + noise) % 4096).astype(np.uint16)
+    return samples
+
+
+def parametric_is_exact() -> bool:
+    """Whether the parametric model writes the recorded bytes, and reads them back."""
+    from medzip.coder.range_coder import Decoder, Encoder
+    from medzip.entropy_model.contract import Chunk, ChunkHeader
+    from medzip.entropy_model.registry import entropy_model
+
+    samples, coder, model = self_test_samples(), Encoder(), entropy_model("parametric", None)
+    side = model.encode(Chunk(samples), coder)
+    payload = coder.finish()
+    decoded = model.decode(ChunkHeader((6, 32, 28), samples.dtype.str, side), Decoder(payload))
+    return np.array_equal(decoded, samples) and hashlib.sha256(payload).hexdigest() == PARAMETRIC_DIGEST

@@ -1,0 +1,1 @@
+"""Entropy models: what is known of a voxel before it is decoded, as integer PMFs."""

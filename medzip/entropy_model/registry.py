@@ -1,0 +1,50 @@
+"""Entropy models by name: a new model is one new file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from medzip.entropy_model.contract import EntropyModel
+from medzip.errors import ModelMissingError
+from medzip.weights import registry as weights_registry
+
+
+def _parametric(_digest: str | None) -> EntropyModel:
+    from medzip.entropy_model.parametric import Parametric
+
+    return Parametric()
+
+
+def _language_model(digest: str | None) -> EntropyModel:
+    try:
+        from medzip.entropy_model.llm.model import LanguageModel
+    except ImportError as error:
+        raise ModelMissingError(
+            f"expected torch and transformers, found no module {error.name!r}; install them with pip install 'medzip[llm]'"
+        ) from error
+    return LanguageModel(weights_registry.by_digest(digest or ""))
+
+
+MODELS: dict[str, Callable[[str | None], EntropyModel]] = {
+    "parametric": _parametric,
+    "llm": _language_model,
+    "paper": _language_model,
+}
+WITHOUT_WEIGHTS = ("parametric",)
+
+
+@cache
+def entropy_model(name: str, digest: str | None) -> EntropyModel:
+    """The model of this name with the weights of this SHA-256 (hex; None for a model without weights), loaded once.
+
+    Raises ModelMissingError where the name, the weights or a library is not here.
+    """
+    if name not in MODELS:
+        raise ModelMissingError(f"expected one of the models {', '.join(MODELS)}, found {name!r}; install a newer medzip")
+    return MODELS[name](digest)
+
+
+def digest_for(name: str, models: str, weights: str | None) -> str | None:
+    """SHA-256 of the weights to encode with: those called `weights`, else the best that `models` ('open', 'all') allows."""
+    return None if name in WITHOUT_WEIGHTS else weights_registry.select(name, models, weights).sha256

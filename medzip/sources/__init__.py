@@ -1,0 +1,243 @@
+"""From files to skeletons and volumes: which files become one archive, and what of them is voxels.
+
+`groups` looks at headers only; `read` reads each file once; `contents` gives the bytes that a restored file must have,
+straight from the disk and past every `split`, for checksums and comparisons. A new format is one module with a
+`medzip.sources.contract.Source` and one line in SOURCES.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from medzip.errors import StorageError, UnsupportedInputError, UsageError
+from medzip.sources.contract import HEAD_BYTES, Source, broken, whole
+from medzip.sources.dicom import DicomSource
+from medzip.sources.nifti import NiftiSource
+from medzip.sources.npy import NpySource
+from medzip.sources.wrappers import gzip
+from medzip.volume import Skeleton, Volume
+
+SOURCES: dict[str, Source] = {
+    "nifti": NiftiSource(),
+    "npy": NpySource(),
+    "dicom": DicomSource(),
+}
+IN_GZIP = ("nifti", "npy")
+STORED = "stored"
+SUPPORTED = "NIfTI-1 or NIfTI-2 (.nii, .nii.gz), DICOM, NumPy (.npy, .npy.gz)"
+GUARANTEES = ("file", "content")
+
+
+@dataclass(frozen=True)
+class Group:
+    """What becomes one archive.
+
+    `name` is the archive's, relative with POSIX separators ('sub/a.nii.gz.mdz'). `source` is a key of SOURCES, or
+    'stored' where all files are kept whole. `files` holds (name to be restored, where it lies), sorted by name.
+    `guarantee` is 'content' only where the user asked for it and gzip is given up: then the name has lost its '.gz'.
+    """
+
+    name: str
+    source: str
+    files: tuple[tuple[str, Path], ...]
+    guarantee: str = "file"
+
+
+def groups(path: Path, guarantee: str = "file") -> list[Group]:
+    """What a file or a folder is to be divided into, sorted by archive name. Reads headers, and gzip files if asked to.
+
+    A file is one group. In a folder, NIfTI and .npy files are one group each, DICOM files one for each series,
+    orientation and size over all subfolders, and everything else, files that break the rules of their format included,
+    is one group that is kept whole. Symbolic links in a folder are not followed; they, and what is no regular file,
+    are in no group. With guarantee 'content', what lies inside .nii.gz and .npy.gz is coded instead of the gzip file.
+
+    Raises UnsupportedInputError for a single file that no source reads or that is broken, StorageError where something
+    cannot be read, UsageError for another guarantee.
+    """
+    if guarantee not in GUARANTEES:
+        raise UsageError(f"expected a guarantee of {', '.join(GUARANTEES)}, found {guarantee!r}")
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    if stat.S_ISDIR(mode):
+        return _folder_groups(path, guarantee)
+    if not stat.S_ISREG(mode):
+        raise broken(str(path), "a file or a folder", "a device, socket or pipe")
+    return [_file_group(path, guarantee)]
+
+
+def read(group: Group) -> tuple[Skeleton, list[Volume]]:
+    """All files of a group as skeleton and volumes; each is read once.
+
+    Raises StorageError where a file cannot be read, UnsupportedInputError where it changed since `groups` saw it.
+    """
+    files = ((name, _gathered(pieces)) for name, pieces in contents(group))
+    if group.source == STORED:
+        return Skeleton(tuple(whole(name, data) for name, data in files)), []
+    return SOURCES[group.source].split(files)
+
+
+def contents(group: Group) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """(name, bytes in pieces) of each file of a group as it is to be restored, read from the disk."""
+    for name, path in group.files:
+        yield name, gzip.pieces(path, name) if group.guarantee == "content" else _pieces(path, name)
+
+
+def content_size(group: Group) -> int | None:
+    """The decompressed size in bytes of a .nii.gz or .npy.gz file that is kept whole but need not be; None for any other.
+
+    Where it is not None, guarantee 'content' is possible. Decompresses all of the file.
+    """
+    if group.source != STORED or len(group.files) != 1:
+        return None
+    [(name, path)] = group.files
+    try:
+        source = _inside_gzip(path, name)
+        return _proven_content_size(source, path, name) if source else None
+    except UnsupportedInputError:
+        return None
+
+
+def _unreadable(name: str, error: OSError) -> StorageError:
+    return StorageError(f"{name}: expected a readable file, found: {error.strerror}; check path and permissions")
+
+
+def _pieces(path: Path, name: str) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(gzip.PIECE_BYTES):
+                yield piece
+    except OSError as error:
+        raise _unreadable(name, error) from error
+
+
+def _gathered(pieces: Iterator[bytes]) -> bytes:
+    buffer = io.BytesIO()  # grows in place, where joining pieces would hold everything twice
+    for piece in pieces:
+        buffer.write(piece)
+    return buffer.getvalue()
+
+
+def _detected(head: bytes) -> Source | None:
+    return next((source for source in SOURCES.values() if source.detect(head)), None)
+
+
+def _recognised(path: Path, name: str) -> tuple[Source | None, str | None]:
+    """The source that reads a file, and the archive that the file belongs to if it lies in a folder."""
+    try:
+        with path.open("rb") as file:
+            source = _detected(file.read(HEAD_BYTES))
+            if source is None:
+                return None, None
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            return source, source.archive_name(file, size, name)
+    except OSError as error:
+        raise _unreadable(name, error) from error
+
+
+def _inside_gzip(path: Path, name: str) -> Source | None:
+    """The source that reads what a gzip file holds, as far as its start tells; None for any other file."""
+    try:
+        with path.open("rb") as file:
+            head = gzip.start(file.read(16 * HEAD_BYTES), HEAD_BYTES)
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    source = _detected(head)
+    return source if source and source.name in IN_GZIP else None
+
+
+def _proven_content_size(source: Source, path: Path, name: str) -> int:
+    """The size of a gzip file's content in bytes, once all of it was decompressed and its header found to fit."""
+    pieces = gzip.pieces(path, name)
+    first = next(pieces, b"")
+    size = len(first) + sum(map(len, pieces))
+    source.archive_name(io.BytesIO(first), size, name)
+    return size
+
+
+def _gzip_group(path: Path, name: str, guarantee: str) -> Group | None:
+    """The group of a gzip file with a readable source inside; for 'content', all of it is decompressed to prove it intact."""
+    source = _inside_gzip(path, name)
+    if source is None:
+        return None
+    if guarantee == "file":
+        return Group(f"{name}.mdz", STORED, ((name, path),))
+    _proven_content_size(source, path, name)
+    stored = name[:-3] if PurePosixPath(name).suffix.lower() == ".gz" else name
+    return Group(f"{name}.mdz", source.name, ((stored, path),), "content")
+
+
+def _file_group(path: Path, guarantee: str) -> Group:
+    name = _portable(path.name)
+    source, _ = _recognised(path, name)
+    if source is not None:
+        return Group(f"{name}.mdz", source.name, ((name, path),))
+    group = _gzip_group(path, name, guarantee)
+    if group is None:
+        raise broken(name, SUPPORTED, "none of these")
+    return group
+
+
+def _group_in_folder(path: Path, name: str, guarantee: str) -> Group | None:
+    """The group that a file of a folder is in, or a part of; None for what is kept whole with the rest."""
+    try:
+        source, archive = _recognised(path, name)
+        if source is None:
+            return _gzip_group(path, name, guarantee)
+    except UnsupportedInputError:
+        return None
+    return Group(archive, source.name, ((name, path),)) if archive else None
+
+
+def _folder_groups(folder: Path, guarantee: str) -> list[Group]:
+    files = dict(_walk(folder))
+    own: list[Group] = []
+    shared: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    restored = set(files)
+    for name, path in files.items():
+        group = _group_in_folder(path, name, guarantee)
+        if group and group.guarantee == "content" and group.files[0][0] in restored - {name}:
+            group = _gzip_group(path, name, "file")  # its content would be restored over another file
+        if group and group.name == f"{name}.mdz":
+            restored.add(group.files[0][0])
+            own.append(group)
+        else:
+            key = (group.name, group.source) if group else ("rest.mdz", STORED)
+            shared.setdefault(key, []).append((name, path))
+    taken = {group.name.casefold() for group in own}
+    for (archive, source), members in shared.items():
+        while archive.casefold() in taken:
+            archive = f"_{archive}"
+        taken.add(archive.casefold())
+        own.append(Group(archive, source, tuple(members)))
+    return sorted(own, key=lambda group: group.name)
+
+
+def _walk(folder: Path) -> list[tuple[str, Path]]:
+    """(relative POSIX name, path) of the regular files below a folder, sorted by name."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    try:
+        paths = [Path(root, name) for root, _, names in os.walk(folder, onerror=fail) for name in names]
+        regular = [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
+    except OSError as error:
+        raise _unreadable(str(error.filename), error) from error
+    return sorted((_portable(path.relative_to(folder).as_posix()), path) for path in regular)
+
+
+def _portable(name: str) -> str:
+    """A file name as it is; raises UnsupportedInputError for one that no archive could hold, as it is not Unicode."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise broken(ascii(name), "a file name in Unicode", "other bytes; rename it") from error
+    return name

@@ -1,0 +1,272 @@
+"""DICOM files: which bytes are pixels, which files are a series, and how its slices lie (PS3.3, PS3.5, PS3.10).
+
+The allocated words are coded as they are: bits above BitsStored, overlays in them and padding values are never masked.
+Pixel data in a compressed transfer syntax, of one bit, or of a length that does not fit the image stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medzip.errors import UnsupportedInputError
+from medzip.sources.contract import literals, native, whole
+from medzip.sources.dicom_elements import EXPLICIT_LITTLE, PREAMBLE_BYTES, Element, Elements
+from medzip.volume import FileSkeleton, Segment, Skeleton, Volume, Voxels
+
+TRANSFER_SYNTAX = 0x00020010
+SERIES = 0x0020000E
+INSTANCE_NUMBER = 0x00200013
+POSITION = 0x00200032
+ORIENTATION = 0x00200037
+SAMPLES_PER_PIXEL = 0x00280002
+PHOTOMETRIC = 0x00280004
+PLANAR_CONFIGURATION = 0x00280006
+NUMBER_OF_FRAMES = 0x00280008
+ROWS = 0x00280010
+COLUMNS = 0x00280011
+PIXEL_SPACING = 0x00280030
+BITS_ALLOCATED = 0x00280100
+PIXEL_REPRESENTATION = 0x00280103
+FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS = 0x7FE00008, 0x7FE00009, 0x7FE00010
+NUMBERS = {SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, ROWS, COLUMNS, BITS_ALLOCATED, PIXEL_REPRESENTATION}
+TEXTS = {SERIES, INSTANCE_NUMBER, POSITION, ORIENTATION, PHOTOMETRIC, NUMBER_OF_FRAMES, PIXEL_SPACING}
+
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+# Byte order of the pixels. The last one is General Electric's: a little endian data set with big endian pixels.
+NATIVE = {"": "<", "1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", BIG_ENDIAN: ">", "1.2.840.113619.5.2": ">"}
+DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
+MAX_NUMBER = 1e9  # in millimetres as well as in frames
+SUBSAMPLED = {"YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"}
+
+
+@dataclass
+class Header:
+    """What a file says about its pixels; nothing here is needed to restore it."""
+
+    transfer_syntax: str = ""
+    numbers: dict[int, int] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
+    pixels: Element | None = None
+
+    def floats(self, tag: int, count: int) -> tuple[float, ...] | None:
+        """The values of a DS or IS element, None unless there are `count` of them, of a size that a scan can have."""
+        try:
+            values = tuple(float(text) for text in self.texts.get(tag, "").split("\\"))
+        except ValueError:
+            return None
+        return values if len(values) == count and all(abs(value) < MAX_NUMBER for value in values) else None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Native pixel data: `count` frames of (rows, columns[, 3]) from `offset` on; `planar` as in medzip.volume.Voxels."""
+
+    offset: int
+    count: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    planar: bool
+
+    @property
+    def bytes_per_frame(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def samples(self, data: bytes) -> NDArray[np.generic]:
+        """A view (count, rows, columns[, 3]) of the file's bytes."""
+        stored = (3, *self.shape[:2]) if self.planar else self.shape
+        frames = np.frombuffer(data, self.dtype, self.count * math.prod(stored), self.offset).reshape(self.count, *stored)
+        return np.moveaxis(frames, 1, -1) if self.planar else frames
+
+
+def _text(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip("\0 ")
+
+
+def scan(file: BinaryIO, size: int, name: str) -> Header:
+    """Reads a file's header up to its pixel data; raises UnsupportedInputError where elements do not fit the file.
+
+    A deflated data set is not looked into, so it has neither numbers nor pixels here.
+    """
+    elements, header = Elements(file, size, name), Header()
+    offset = PREAMBLE_BYTES if elements.bytes_at(128, 4) == b"DICM" else 0
+    while offset < size and elements.bytes_at(offset, 2) == b"\x02\x00":
+        element = elements.element_at(offset, EXPLICIT_LITTLE)
+        if element.tag == TRANSFER_SYNTAX:
+            header.transfer_syntax = _text(elements.value(element))
+        offset = elements.end_of(element, EXPLICIT_LITTLE)
+    if header.transfer_syntax in DEFLATED:
+        return header
+    # Files without a transfer syntax tell the byte order by their first group, which is below 256.
+    bare_big = not header.transfer_syntax and elements.bytes_at(offset, 1) == b"\0"
+    if bare_big:
+        header.transfer_syntax = BIG_ENDIAN
+    encoding = elements.encoding_at(offset, ">" if header.transfer_syntax == BIG_ENDIAN else "<")
+    for element in elements.following(offset, encoding):
+        if element.tag in (FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS):
+            header.pixels = element
+            break
+        if element.tag in NUMBERS and element.length == 2:
+            header.numbers[element.tag] = struct.unpack(encoding.order + "H", elements.value(element))[0]
+        elif element.tag in TEXTS:
+            header.texts[element.tag] = _text(elements.value(element))
+    return header
+
+
+def _dtype(header: Header, pixels: Element) -> np.dtype[np.generic] | None:
+    """The stored word, None where it is none of 8, 16, 32 bits or a float."""
+    order = NATIVE.get(header.transfer_syntax)
+    bits = header.numbers.get(BITS_ALLOCATED)
+    if order is None or (bits == 8 and order == ">" and pixels.vr == b"OW"):  # bytes swapped in pairs (PS3.5 annex A.3)
+        return None
+    if pixels.tag != PIXELS:
+        wanted = 32 if pixels.tag == FLOAT_PIXELS else 64
+        return np.dtype(f"{order}f{wanted // 8}") if bits == wanted else None
+    sign = {0: "u", 1: "i"}.get(header.numbers.get(PIXEL_REPRESENTATION, 0))
+    return np.dtype(f"{order}{sign}{bits // 8}") if sign and bits in (8, 16, 32) else None
+
+
+def frames_of(header: Header) -> Frames | None:
+    """How a file's pixel data is to be coded, None where it has none or is to stay as it is."""
+    pixels = header.pixels
+    if pixels is None or not pixels.length:
+        return None
+    dtype = _dtype(header, pixels)
+    count = header.floats(NUMBER_OF_FRAMES, 1) if header.texts.get(NUMBER_OF_FRAMES) else (1.0,)
+    channels = header.numbers.get(SAMPLES_PER_PIXEL, 1)
+    shape = (header.numbers.get(ROWS, 0), header.numbers.get(COLUMNS, 0), *((3,) if channels == 3 else ()))
+    subsampled = header.texts.get(PHOTOMETRIC) in SUBSAMPLED
+    if dtype is None or count is None or count[0] < 1 or channels not in (1, 3) or 0 in shape or subsampled:
+        return None
+    planar = channels == 3 and header.numbers.get(PLANAR_CONFIGURATION, 0) == 1
+    frames = Frames(pixels.offset, int(count[0]), shape, dtype, planar)
+    # Less than a frame too much, or the byte that makes the length even, is padding and stays literal; more says that
+    # the header does not describe the data.
+    excess = pixels.length - frames.count * frames.bytes_per_frame
+    return frames if 0 <= excess < max(frames.bytes_per_frame, 2) else None
+
+
+def _orientation(header: Header) -> tuple[float, ...] | None:
+    """Direction cosines of row and column, so coarse that the rounding of one scanner does not divide a series."""
+    values = header.floats(ORIENTATION, 6)
+    return values and tuple(round(value, 2) + 0.0 for value in values)
+
+
+def volume_key(header: Header, frames: Frames | None) -> tuple[object, ...]:
+    """Equal for the files whose slices belong into one volume."""
+    numbers = (ROWS, COLUMNS, SAMPLES_PER_PIXEL, BITS_ALLOCATED, PIXEL_REPRESENTATION)
+    kind = frames.dtype.kind if frames else None
+    return (_orientation(header), kind, *(header.numbers.get(tag) for tag in numbers))
+
+
+def slice_order(header: Header, name: str) -> tuple[object, ...]:
+    """Sorts slices along their normal, then by InstanceNumber, then by name; what is missing comes last (PS3.3 C.7.6.2)."""
+    cosines, position = header.floats(ORIENTATION, 6), header.floats(POSITION, 3)
+    place = math.inf if cosines is None or position is None else float(np.dot(np.cross(cosines[:3], cosines[3:]), position))
+    instance = header.floats(INSTANCE_NUMBER, 1)
+    return (place, math.inf if instance is None else instance[0], name)
+
+
+def _affine(headers: list[Header]) -> NDArray[np.float64] | None:
+    """From (column, row, slice, 1) to millimetres in the patient's space, x to the left, y to the back, z to the head.
+
+    PS3.3 C.7.6.2.1.1 for the plane; slices lie evenly between the first and the last position, and one millimetre
+    along the normal where there is only one. None where something is missing or the slices do not advance.
+    """
+    cosines, spacing = headers[0].floats(ORIENTATION, 6), headers[0].floats(PIXEL_SPACING, 2)
+    first, last = headers[0].floats(POSITION, 3), headers[-1].floats(POSITION, 3)
+    if cosines is None or spacing is None or first is None or last is None:
+        return None
+    step = np.cross(cosines[:3], cosines[3:]) if len(headers) == 1 else np.subtract(last, first) / (len(headers) - 1)
+    if not step.any():
+        return None
+    affine = np.eye(4)
+    affine[:3, 0] = np.multiply(cosines[:3], spacing[1])
+    affine[:3, 1] = np.multiply(cosines[3:], spacing[0])
+    affine[:3, 2] = step
+    affine[:3, 3] = first
+    return affine
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A file whose pixel data is coded, on its way into a volume."""
+
+    name: str
+    data: bytes
+    header: Header
+    frames: Frames
+
+    def skeleton(self, volume: int, first: int) -> FileSkeleton:
+        """The file as literals around its frames, which are the slices from `first` on of volume number `volume`."""
+        frames = self.frames
+        voxels: Segment = Voxels(volume, first, frames.count, frames.dtype.str, frames.planar)
+        before, after = self.data[: frames.offset], self.data[frames.offset + frames.count * frames.bytes_per_frame :]
+        return FileSkeleton(self.name, (*literals(before), voxels, *literals(after)))
+
+
+def _take_apart(name: str, data: bytes) -> _Image | FileSkeleton:
+    header = scan(io.BytesIO(data), len(data), name)
+    frames = frames_of(header)
+    return _Image(name, data, header, frames) if frames else whole(name, data)
+
+
+def _stack(images: list[_Image]) -> Volume:
+    """The volume of one multi-frame file, or of single-frame files in the order given."""
+    affine = _affine([image.header for image in images]) if images[0].frames.count == 1 else None
+    parts = [native(image.frames.samples(image.data)) for image in images]
+    return Volume(np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0]), affine)
+
+
+class DicomSource:
+    """Files of one or several series: single-frame files of equal geometry are one volume, sorted along their normal;
+    each multi-frame file is a volume of its own, its frames being the slices in their order."""
+
+    name = "dicom"
+
+    def detect(self, head: bytes) -> bool:
+        """With preamble and prefix, or a bare data set that starts in group 0002 or 0008 with two likely elements."""
+        if head[128:132] == b"DICM":
+            return True
+        order = ">" if head[:1] == b"\0" else "<"
+        elements = Elements(io.BytesIO(head), 1 << 40, "")
+        try:
+            encoding = elements.encoding_at(0, order)
+            first = elements.element_at(0, encoding)
+            second = elements.element_at(elements.end_of(first, encoding), encoding)
+        except UnsupportedInputError:
+            return False
+        return first.tag >> 16 in (2, 8) and first.tag < second.tag < 0x00110000
+
+    def archive_name(self, file: BinaryIO, size: int, name: str) -> str | None:
+        """'series-<digest>.mdz', the digest over series (or folder, where a file names no series), orientation and size."""
+        header = scan(file, size, name)
+        if header.pixels is None:
+            return None
+        series = header.texts.get(SERIES) or ("folder", str(PurePosixPath(name).parent))
+        key = (series, volume_key(header, frames_of(header)))
+        return f"series-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.mdz"
+
+    def split(self, files: Iterable[tuple[str, bytes]]) -> tuple[Skeleton, list[Volume]]:
+        parts = [_take_apart(name, data) for name, data in files]
+        stacks: dict[object, list[_Image]] = {}
+        for part in parts:
+            if isinstance(part, _Image):
+                alone = part.frames.count > 1
+                stacks.setdefault(part.name if alone else volume_key(part.header, part.frames), []).append(part)
+        skeletons = {part.name: part for part in parts if isinstance(part, FileSkeleton)}
+        volumes: list[Volume] = []
+        for images in stacks.values():
+            images.sort(key=lambda image: slice_order(image.header, image.name))
+            skeletons |= {image.name: image.skeleton(len(volumes), first) for first, image in enumerate(images)}
+            volumes.append(_stack(images))
+        return Skeleton(tuple(skeletons[part.name] for part in parts)), volumes

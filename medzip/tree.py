@@ -1,0 +1,78 @@
+"""A folder of archives that stands for a folder of files: its manifest tells the whole tree.
+
+The manifest is JSON, so that it can be read without medzip. It names every file with its SHA-256, size and archive, every
+empty folder, and every symbolic link.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from medzip.container.storage import AtomicFile
+from medzip.errors import ArchiveDamagedError, StorageError
+
+MANIFEST = "medzip-tree.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TreeFile:
+    """A file of the tree: POSIX path below its root, size, SHA-256 in hex, POSIX path of its archive below the manifest."""
+
+    path: str
+    bytes: int
+    sha256: str
+    archive: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """`folders` are those that no file lies in; `links` map a symbolic link's path to its target."""
+
+    files: tuple[TreeFile, ...]
+    folders: tuple[str, ...]
+    links: dict[str, str]
+
+
+def describe(root: Path, files: Iterable[TreeFile]) -> Tree:
+    """The tree at `root`, whose files are already known."""
+    folders, links = [], {}
+    for folder, subfolders, names in os.walk(root):
+        for name in (*subfolders, *names):
+            path = Path(folder, name)
+            if path.is_symlink():
+                links[path.relative_to(root).as_posix()] = os.fspath(path.readlink())
+        if not subfolders and not names and Path(folder) != root:
+            folders.append(Path(folder).relative_to(root).as_posix())
+    return Tree(tuple(sorted(files, key=lambda file: file.path)), tuple(sorted(folders)), dict(sorted(links.items())))
+
+
+def write(tree: Tree, folder: Path, *, overwrite: bool) -> None:
+    """Writes the manifest into the folder of the archives."""
+    text = json.dumps({"medzip_tree": FORMAT, **asdict(tree)}, indent=1, sort_keys=True) + "\n"
+    with AtomicFile(folder / MANIFEST, overwrite=overwrite) as file:
+        file.write(text.encode())
+        file.seal()
+        file.publish()
+
+
+def read(folder: Path) -> Tree:
+    """The manifest in a folder of archives. Raises ArchiveDamagedError where it is not what `write` writes."""
+    path = folder / MANIFEST
+    try:
+        record = json.loads(path.read_text())
+        if record["medzip_tree"] != FORMAT:
+            raise ValueError(f"format {record['medzip_tree']}")
+        files = tuple(TreeFile(str(f["path"]), int(f["bytes"]), str(f["sha256"]), str(f["archive"])) for f in record["files"])
+        links = {str(path): str(target) for path, target in record["links"].items()}
+        return Tree(files, tuple(map(str, record["folders"])), links)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}; check the path and its permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArchiveDamagedError(
+            f"{path}: expected a manifest of medzip, found something else; restore it from a copy"
+        ) from error

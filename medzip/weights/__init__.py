@@ -1,0 +1,1 @@
+"""The weights that medzip ships, and where to find them."""

@@ -1,0 +1,113 @@
+"""Which weights are here: shipped ones beside this file, a user's own in the folders of MEDZIP_WEIGHTS.
+
+A weights file is a .safetensors whose metadata say what it is. Archives name weights by the SHA-256 of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from medzip.errors import ModelMissingError, UsageError
+
+SHIPPED = Path(__file__).parent
+LONGEST_HEADER = 1 << 24
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`name` is the file's name without suffix, `kind` the entropy model that it is for ('llm', 'paper'), `licence_class`
+    'open' or 'research', `sha256` that of the file, in hex."""
+
+    name: str
+    kind: str
+    licence_class: str
+    path: Path
+    sha256: str
+
+
+@cache
+def entries() -> tuple[Weights, ...]:
+    """All weights found, by name. Raises ModelMissingError where a file is no safetensors file of medzip."""
+    folders = [SHIPPED, *(Path(folder) for folder in os.environ.get("MEDZIP_WEIGHTS", "").split(os.pathsep) if folder)]
+    found = [_entry(path) for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+    return tuple(sorted(found, key=lambda weights: weights.name))
+
+
+def _entry(path: Path) -> Weights:
+    data = path.read_bytes()
+    metadata = _metadata(data, path)
+    return Weights(
+        name=path.stem,
+        kind=str(metadata["kind"]),
+        licence_class=str(metadata["licence_class"]),
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _metadata(data: bytes, path: Path) -> dict[str, Any]:
+    """The __metadata__ of a safetensors file (8 bytes of length, then JSON), read without the safetensors library."""
+    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else LONGEST_HEADER + 1
+    if length <= min(LONGEST_HEADER, len(data) - 8):
+        try:
+            metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        except ValueError:
+            metadata = {}
+        if "kind" in metadata and "licence_class" in metadata:
+            return dict(metadata)
+    raise ModelMissingError(f"{path}: expected a weights file of medzip, found something else; install the package again")
+
+
+def select(kind: str, models: str, name: str | None = None) -> Weights:
+    """The weights to encode with: those called `name`, which is asking for them whatever their licence class; else by
+    `models`, 'open' (open licences only) or 'all' (research-only ones first).
+
+    Raises ModelMissingError where there are none, UsageError where `name` is for another kind of model.
+    """
+    if models not in ("open", "all"):
+        raise UsageError(f"--models: expected 'open' or 'all', found {models!r}")
+    if name is not None:
+        named = [weights for weights in entries() if weights.name == name]
+        if not named or named[0].kind != kind:
+            found = f"weights for preset {named[0].kind!r}" if named else "no such weights"
+            raise UsageError(f"--model {name}: expected weights for preset {kind!r}, found {found}; see `medzip models list`")
+        return named[0]
+    fitting = [weights for weights in entries() if weights.kind == kind and (models == "all" or weights.licence_class == "open")]
+    if not fitting:
+        raise ModelMissingError(f"no weights for preset {kind!r} with --models {models}; see `medzip models list`")
+    return min(fitting, key=lambda weights: (weights.licence_class == "open", weights.name))
+
+
+def by_digest(sha256: str) -> Weights:
+    """The weights that an archive names. Raises ModelMissingError where they are not here."""
+    for weights in entries():
+        if weights.sha256 == sha256:
+            return weights
+    raise ModelMissingError(
+        f"the archive needs the weights with SHA-256 {sha256}, which are not here; "
+        "put the file into a folder and name that folder in MEDZIP_WEIGHTS"
+    )
+
+
+def verify() -> list[str]:
+    """Names of all weights, after every tensor was read back. Raises ModelMissingError where one cannot be."""
+    for weights in entries():
+        if hashlib.sha256(weights.path.read_bytes()).hexdigest() != weights.sha256 or not _complete(weights.path):
+            raise ModelMissingError(f"{weights.path}: expected all tensors of the file, found less; install the package again")
+    return [weights.name for weights in entries()]
+
+
+def _complete(path: Path) -> bool:
+    """Whether the tensors that a safetensors file announces fill it exactly."""
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return bool(8 + length + max(ends, default=0) == len(data))
