@@ -26,6 +26,8 @@ from fine_tune.datasets.manifest import TrainingVolume, load, rows, windowed
 from fine_tune.layouts import Layout, layout_of
 from medzip.entropy_model.llm.network import NetworkConfig
 
+SECONDS_BETWEEN_CHECKPOINTS = 120
+
 
 def setup(config: dict[str, Any], data: Path) -> tuple[nn.Module, Layout, list[TrainingVolume]]:
     """The network, its layout, and the volumes to train on."""
@@ -92,7 +94,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def fit(
     network: nn.Module, layout: Layout, volumes: list[TrainingVolume], config: dict[str, Any], run: Path, steps: int
 ) -> Iterator[tuple[int, nn.Module]]:
-    """Train to step `steps`; gives (step, averaged network) at each checkpoint and at the end."""
+    """Train to step `steps`; gives (step, averaged network) at each checkpoint and at the end, even where nothing is left."""
     average, optimizing, step, spent, recent = Averaged(network), optimizers(network, config), 0, 0.0, math.nan
     checkpoint = run / "checkpoint.pt"
     if checkpoint.exists():
@@ -102,6 +104,12 @@ def fit(
         for optimizer, saved in zip(optimizing, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, spent, recent = state["step"], state["seconds"], state["recent"]
+
+    def keep() -> None:
+        seconds = spent + time.monotonic() - began
+        state = {"network": network.state_dict(), "average": average.network.state_dict(), "step": step, "seconds": seconds}
+        save(checkpoint, state | {"optimizers": [optimizer.state_dict() for optimizer in optimizing], "recent": recent})
+
     source = layout.source(volumes, seed=config["seed"] + step)
     began = saved_at = time.monotonic()
     while step < steps:
@@ -120,20 +128,12 @@ def fit(
         recent = loss.item() if math.isnan(recent) else 0.98 * recent + 0.02 * loss.item()
         if step % 20 == 0:
             print(f"step {step}  {spent + time.monotonic() - began:.0f} s  {recent:.4f} bits/sample", flush=True)
-        if time.monotonic() - saved_at > 120 or step == steps:
+        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and step < steps:
             saved_at = time.monotonic()
-            save(
-                checkpoint,
-                {
-                    "network": network.state_dict(),
-                    "average": average.network.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizing],
-                    "step": step,
-                    "seconds": spent + saved_at - began,
-                    "recent": recent,
-                },
-            )
+            keep()
             yield step, average.network
+    keep()
+    yield step, average.network
 
 
 def validate(network: nn.Module, layout: Layout, volumes: list[TrainingVolume], patches: int) -> float:
@@ -147,14 +147,14 @@ def validate(network: nn.Module, layout: Layout, volumes: list[TrainingVolume], 
 
 
 def merged(network: nn.Module) -> dict[str, Tensor]:
-    """The weights with LoRA updates merged in, under the names of a network without LoRA."""
+    """The weights with LoRA updates merged in, under the names of a network without LoRA, in half precision."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():
             if hasattr(child, "merge") and hasattr(child, "base_layer"):
                 child.merge()
                 setattr(module, name, child.base_layer)
-    return {name: weight.contiguous() for name, weight in network.state_dict().items()}
+    return {name: weight.half().contiguous() for name, weight in network.state_dict().items()}
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def repair(data: bytes, parity: bytes) -> bytes:
     Raises ArchiveDamagedError where more is wrong. A heavily damaged codeword may, rarely, come back as a wrong one: the
     caller checks the CRCs.
     """
-    from reedsolo import ReedSolomonError  # type: ignore[import-untyped]
+    from reedsolo import ReedSolomonError
 
     rows = _rows(data)
     stored = np.frombuffer(parity, np.uint8).reshape(PARITY_SYMBOLS, -1)

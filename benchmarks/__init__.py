@@ -1,0 +1,1 @@
+"""Figures of docs/benchmarks.md: ratios and speeds, never tested against a clock."""
