@@ -35,19 +35,19 @@ def jpeg_xl_bytes(slices: NDArray[np.uint8]) -> int:
     return sum(len(imagecodecs.jpegxl_encode(np.ascontiguousarray(plane), lossless=True, effort=7)) for plane in slices)
 
 
-def coded(stack: NDArray[np.uint8], preset: str, weights: Weights) -> dict[str, Any]:
-    """The archive of one stack, really written and verified."""
+def coded(slices: NDArray[np.uint8], preset: str, weights: str | None = None) -> dict[str, Any]:
+    """The archive of some slices, really written and verified."""
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder, "stack.npy")
-        np.save(scan, stack)
+        np.save(scan, slices)
         began = time.monotonic()
-        [made] = medzip.compress(scan, preset=preset, weights=weights.name)
+        [made] = medzip.compress(scan, preset=preset, weights=weights)
         seconds = time.monotonic() - began
         [group] = sources.groups(scan)
         packed, _ = skeleton.pack(sources.read(group)[0])
         return {
             "archive": made.archive_bytes,
-            "jpeg_xl": jpeg_xl_bytes(stack) + len(packed),
+            "jpeg_xl": jpeg_xl_bytes(slices) + len(packed),
             "samples": made.samples,
             "model_share": made.model_share,
             "seconds": seconds,
@@ -67,7 +67,7 @@ def measure(volume: NDArray[np.uint8], preset: str, weights: Weights, network: N
     """Coded size and cross-entropy of the middle stack, and of all stacks by cross-entropy where asked for."""
     first = len(volume) // 2 // 3 * 3
     middle, layer = volume[first : first + 3], PRESETS[preset].base_layer
-    result = coded(middle, preset, weights)
+    result = coded(middle, preset, weights.name)
     result["cross_entropy"] = cross_entropy(network, middle, int(middle.min()), int(middle.max()), layer)
     if whole:
         stacks = [volume[z : z + 3] for z in range(0, len(volume), 3)]

@@ -6,6 +6,7 @@ import contextlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,11 +14,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medzip import chunk_kinds, skeleton
-from medzip.chunks import decode_chunk
+from medzip import skeleton, stacks
+from medzip.chunks import BYTE_KINDS, checked_header, decode_chunk
 from medzip.container.reader import MEMORY_LIMIT, ArchiveReader
-from medzip.errors import ArchiveDamagedError, MedzipError
-from medzip.volume import Skeleton, Volume
+from medzip.container.sections import is_natural
+from medzip.errors import ArchiveDamagedError, UnsupportedArchiveError
+from medzip.volume import Skeleton, Volume, Voxels
 
 REMEMBERED_CHUNKS = 2
 
@@ -40,19 +42,28 @@ class LazyVolume:
 
     def __init__(self, archive: Archive, index: int, record: dict[str, Any]) -> None:
         self._archive, self._index = archive, index
-        try:
-            self.shape = tuple(int(n) for n in record["shape"])
-            self.dtype = np.dtype(record["dtype"])
-            affine = record.get("affine")
-            self.affine = None if affine is None else np.array(affine, np.float64).reshape(4, 4)
-        except (KeyError, TypeError, ValueError) as error:
-            raise archive.damaged(f"a description of volume {index}") from error
-        if len(self.shape) not in (3, 4) or min(self.shape) < 1 or (len(self.shape) == 4 and self.shape[3] != 3):
+        shape, dtype, affine = record.get("shape"), record.get("dtype"), record.get("affine")
+        if not (isinstance(shape, list) and all(is_natural(n) and n for n in shape)):
+            raise archive.damaged(f"a shape of volume {index}")
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != stacks.PLANES_PER_STACK):
             raise archive.damaged(f"volume {index} as slices x rows x columns")
+        try:
+            self.shape: tuple[int, ...] = tuple(shape)
+            self.dtype = np.dtype(str(dtype)).newbyteorder("=")
+            self.affine = None if affine is None else np.array(affine, np.float64).reshape(4, 4)
+        except (TypeError, ValueError) as error:
+            raise archive.damaged(f"dtype and affine of volume {index}") from error
+        if self.dtype.kind not in "iuf" or self.dtype.itemsize > 8:
+            raise archive.damaged(f"a dtype of samples for volume {index}")
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def planes(self) -> int:
+        """Slices, or colours of all frames: what chunks count."""
+        return self.shape[0] * (stacks.PLANES_PER_STACK if self.ndim == 4 else 1)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -61,37 +72,43 @@ class LazyVolume:
         samples = self[:]
         return samples if dtype is None else samples.astype(dtype, copy=bool(copy))
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Samples as numpy's basic slicing gives them; only the slices that the first index names are decoded."""
+    def __getitem__(self, key: Any) -> Any:
+        """What numpy's indexing gives; where the first index is an integer or a slice, only what it names is decoded."""
         first, *rest = key if isinstance(key, tuple) else (key,)
-        if first is Ellipsis:
-            first, rest = slice(None), ([Ellipsis, *rest] if rest else [])
-        if isinstance(first, slice):
-            wanted = range(*first.indices(len(self)))
-        else:
-            wanted = range(*slice(first, first + 1 or None).indices(len(self)))
-            if not wanted:
+        if isinstance(first, int | np.integer) and not isinstance(first, bool):
+            if not -len(self) <= first < len(self):
                 raise IndexError(f"slice {first} of {len(self)}")
-        if not wanted:
-            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
-        low, high = min(wanted), max(wanted) + 1
-        samples = self._archive.slices(self._index, low, high)
-        picked = samples[wanted.start - low :: wanted.step][: len(wanted)] if wanted.step > 0 else samples[::-1][:: -wanted.step]
-        result: NDArray[Any] = picked[(slice(None), *rest)] if isinstance(first, slice) else picked[0][tuple(rest)]
-        return result
+            begin = int(first) % len(self)
+            return self._archive.slices(self._index, begin, begin + 1)[(0, *rest)]
+        if not isinstance(first, slice):
+            return self._archive.slices(self._index, 0, len(self))[key]
+        wanted = range(*first.indices(len(self)))
+        begin, end = (min(wanted), max(wanted) + 1) if wanted else (0, 0)
+        samples = self._archive.slices(self._index, begin, end)
+        picked = samples[wanted.start - begin :: wanted.step][: len(wanted)] if wanted else samples
+        return picked[(slice(None), *rest)]
 
 
 class Archive:
-    """An open archive; a context manager. `volumes` hold the samples, `head` and `files` what the archive says of itself."""
+    """An open archive; a context manager. `volumes` hold the samples, `head` and `files` what the archive says of itself.
+
+    What all else relies on is proved here: the file table, the volumes, and that chunks cover each of them exactly once
+    (with `salvage`: not that they cover it). Raises what ArchiveReader raises.
+    """
 
     def __init__(self, path: Path, *, memory_limit: int = MEMORY_LIMIT, salvage: bool = False) -> None:
         self._reader = (ArchiveReader.salvage if salvage else ArchiveReader)(path, memory_limit=memory_limit)
-        self._memory_limit = memory_limit
+        self._memory_limit, self._salvage = memory_limit, salvage
         self.name = str(path)
         self.head, self.files = self._reader.head, self._reader.files
-        self.volumes = [LazyVolume(self, i, record) for i, record in enumerate(self._volume_records())]
-        self._places = self._find_places()
         self._remembered: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        try:
+            self._check_files()
+            self.volumes = [LazyVolume(self, i, record) for i, record in enumerate(self._volume_records())]
+            self._places = self._find_places()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +121,7 @@ class Archive:
 
     @property
     def repaired(self) -> list[str]:
+        """Sections that were damaged and that parity brought back."""
         return self._reader.repaired
 
     @property
@@ -115,24 +133,40 @@ class Archive:
     def reader(self) -> ArchiveReader:
         return self._reader
 
+    @property
+    def digests(self) -> dict[str, bytes]:
+        """SHA-256 of each file, by name."""
+        return {record["name"]: record["sha256"] for record in self.files}
+
     def damaged(self, expected: str) -> ArchiveDamagedError:
         return ArchiveDamagedError(f"{self.name}: expected {expected}, found something else; restore the archive from a copy")
+
+    def header(self, chunk: int) -> dict[str, Any]:
+        """The header of a chunk, everything in it of its type."""
+        entry = self._reader.chunks[chunk]
+        return checked_header(entry.header, f"{self.name}: {entry}")
 
     def skeleton(self) -> Skeleton:
         """All files; with salvage those whose blobs are all there."""
         blobs: dict[int, bytes] = {}
         for number, entry in enumerate(self._reader.chunks):
-            if entry.volume is None and "blob" in (header := entry.header):
-                blobs[int(header["blob"])] = self._blob(number, header)
-        numbered = [blobs.get(i) for i in range(max(blobs, default=-1) + 1)]
-        return skeleton.unpack(self._reader.skeleton, numbered, self.name, self._memory_limit)
+            if entry.volume is None:
+                self._add_blob(number, blobs)
+        unpacked = skeleton.unpack(self._reader.skeleton, blobs, self.name, self._memory_limit)
+        if len({file.name for file in unpacked.files}) != len(unpacked.files):
+            raise self.damaged("file names that differ in SKEL")
+        for file in unpacked.files:
+            for segment in file.segments:
+                if isinstance(segment, Voxels):
+                    self._check_voxels(segment)
+        return unpacked
 
     def slices(self, volume: int, first: int, end: int) -> NDArray[Any]:
         """Slices first:end of a volume, decoded from the chunks that hold them."""
         described = self.volumes[volume]
-        colours = 3 if described.ndim == 4 else 1
-        low, high, rows, columns = first * colours, end * colours, described.shape[1], described.shape[2]
-        planes = np.empty((high - low, rows, columns), described.dtype)
+        colours = described.planes // len(described)
+        low, high = first * colours, end * colours
+        planes = np.empty((high - low, *described.shape[1:3]), described.dtype)
         filled = 0
         for place in self._places[volume]:
             begin, stop = max(place.first, low), min(place.first + place.count, high)
@@ -141,9 +175,7 @@ class Archive:
                 filled += stop - begin
         if filled != high - low:
             raise self.damaged(f"all of slices {first} to {end - 1} of volume {volume}")
-        if colours == 1:
-            return planes
-        return np.moveaxis(planes.reshape(end - first, 3, rows, columns), 1, -1)
+        return stacks.samples(planes, described.ndim == 4)
 
     def decode(self, jobs: int = 1) -> list[Volume]:
         """All volumes in memory; `jobs` chunks at a time."""
@@ -151,54 +183,91 @@ class Archive:
         for index, described in enumerate(self.volumes):
             with ThreadPoolExecutor(jobs) as pool:
                 parts = list(pool.map(lambda place, index=index: self._chunk(index, place), self._places[index]))
-            total = sum(len(part) for part in parts)
-            if total != len(described) * (3 if described.ndim == 4 else 1):
-                raise self.damaged(f"all slices of volume {index}")
-            planes = np.concatenate(parts)
-            if described.ndim == 4:
-                planes = np.moveaxis(planes.reshape(len(described), 3, *described.shape[1:3]), 1, -1)
-            volumes.append(Volume(planes, described.affine))
+            volumes.append(Volume(stacks.samples(np.concatenate(parts), described.ndim == 4), described.affine))
         return volumes
 
     def intact_slices(self, volume: int) -> tuple[Volume, list[range]]:
-        """What can be decoded of a volume, zeros elsewhere, and which slices are lost."""
+        """What can be decoded of a volume, zeros elsewhere, and which slices are lost.
+
+        Only damage is a loss: raises ModelMissingError or ModelMismatchError where another machine could decode more.
+        """
         described = self.volumes[volume]
-        samples = np.zeros(described.shape, described.dtype)
-        lost: list[range] = []
-        for index in range(len(described)):
-            try:
-                samples[index] = self.slices(volume, index, index + 1)[0]
-            except MedzipError:
-                if lost and lost[-1].stop == index:
-                    lost[-1] = range(lost[-1].start, index + 1)
-                else:
-                    lost.append(range(index, index + 1))
-        return Volume(samples, described.affine), lost
+        try:
+            planes = np.zeros((described.planes, *described.shape[1:3]), described.dtype)
+            there = np.zeros(described.planes, np.bool_)
+        except (MemoryError, ValueError) as error:
+            raise UnsupportedArchiveError(
+                f"{self.name}: expected volume {volume} to fit into memory, found {described.shape} of {described.dtype}"
+            ) from error
+        for place in self._places[volume]:
+            with contextlib.suppress(ArchiveDamagedError):
+                planes[place.first : place.first + place.count] = self._chunk(volume, place)
+                there[place.first : place.first + place.count] = True
+        gone = np.flatnonzero(~there.reshape(len(described), -1).all(axis=1))
+        runs = np.split(gone, np.flatnonzero(np.diff(gone) > 1) + 1)
+        lost = [range(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
+        return Volume(stacks.samples(planes, described.ndim == 4), described.affine), lost
 
     def _chunk(self, volume: int, place: _Place) -> NDArray[Any]:
         """Samples of a chunk (planes, rows, columns); the last few stay in memory."""
-        if place.chunk in self._remembered:
-            with contextlib.suppress(KeyError):  # another thread may have dropped it
-                return self._remembered[place.chunk]
-        entry, described = self._reader.chunks[place.chunk], self.volumes[volume]
-        header = entry.header
-        base = self._reader.base_payload(int(header["base"]["section"])) if "base" in header else None
-        shape = (place.count, described.shape[1], described.shape[2])
-        if place.count * shape[1] * shape[2] * described.dtype.itemsize > self._memory_limit:
-            raise self.damaged(f"a chunk of at most {self._memory_limit} bytes")
-        where = f"{self.name}: {entry}"
+        with contextlib.suppress(KeyError):
+            return self._remembered[place.chunk]
+        described, header = self.volumes[volume], self.header(place.chunk)
+        rows, columns = described.shape[1:3]
+        shape = (place.count, rows, columns)
+        self._allow(prod(shape) * described.dtype.itemsize, f"volume {volume}, chunk from plane {place.first} on")
+        base = self._reader.base_payload(header["base"]["section"]) if "base" in header else None
+        where = f"{self.name}: {self._reader.chunks[place.chunk]}"
         samples = decode_chunk(header, self._reader.chunk_payload(place.chunk), base, shape, described.dtype, where)
         self._remembered[place.chunk] = samples
         while len(self._remembered) > REMEMBERED_CHUNKS:
             self._remembered.popitem(last=False)
         return samples
 
-    def _blob(self, number: int, header: dict[str, Any]) -> bytes:
-        size = header.get("bytes")
-        if not isinstance(size, int) or not 0 <= size <= self._memory_limit or header.get("kind") not in chunk_kinds.KINDS:
-            raise self.damaged("a blob's kind and length")
-        payload = self._reader.chunk_payload(number)
-        return decode_chunk(header, payload, None, (1, 1, size), np.dtype(np.uint8), f"{self.name}: blob").tobytes()
+    def _add_blob(self, chunk: int, blobs: dict[int, bytes]) -> None:
+        """Decodes a chunk that holds a blob; with salvage, one that is damaged is lost."""
+        try:
+            header = self.header(chunk)
+            if "blob" not in header:
+                return
+            if header["kind"] not in BYTE_KINDS:
+                raise self.damaged(f"a blob of kind {' or '.join(BYTE_KINDS)}")
+            self._allow(header["bytes"], "a blob")
+            payload = self._reader.chunk_payload(chunk)
+            shape = (1, 1, header["bytes"])
+            data = decode_chunk(header, payload, None, shape, np.dtype(np.uint8), f"{self.name}: blob {header['blob']}")
+            blobs[header["blob"]] = data.tobytes()
+        except ArchiveDamagedError as error:
+            if not self._salvage:
+                raise
+            self.lost.append(str(error))
+
+    def _allow(self, size: int, what: str) -> None:
+        if size > self._memory_limit:
+            raise UnsupportedArchiveError(
+                f"{self.name}: {what}: expected at most {self._memory_limit} bytes, found {size}; raise the memory limit"
+            )
+
+    def _check_files(self) -> None:
+        """Each file has a size, a SHA-256, and a name of its own that leads nowhere but into the folder of all."""
+        for record in self.files:
+            name, digest = record.get("name"), record.get("sha256")
+            if not (isinstance(name, str) and is_natural(record.get("bytes")) and isinstance(digest, bytes) and len(digest) == 32):
+                raise self.damaged("name, size and SHA-256 of each file in FILE")
+            if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+                raise self.damaged("names of files inside a folder (the archive may be hostile)")
+        if len(self.digests) != len(self.files):
+            raise self.damaged("file names that differ in FILE")
+
+    def _check_voxels(self, segment: Voxels) -> None:
+        """The segment takes slices that are there, in their own dtype, either byte order."""
+        if segment.volume < len(self.volumes):
+            described = self.volumes[segment.volume]
+            dtypes = {described.dtype.newbyteorder(order).str for order in "<>"}
+            inside = segment.first + segment.count <= len(described)
+            if inside and segment.dtype in dtypes and (described.ndim == 4 or not segment.planar):
+                return
+        raise self.damaged("slices of a volume in SKEL")
 
     def _volume_records(self) -> list[dict[str, Any]]:
         records = self.head.get("volumes", [])
@@ -207,11 +276,18 @@ class Archive:
         return records
 
     def _find_places(self) -> list[list[_Place]]:
+        """The chunks of each volume in the order of its planes, which they cover without gap or overlap."""
         places: list[list[_Place]] = [[] for _ in self.volumes]
         for number, entry in enumerate(self._reader.chunks):
             if entry.volume is None or entry.first is None or entry.count is None:
                 continue
-            if entry.volume >= len(places):
-                raise self.damaged(f"chunks of {len(places)} volumes")
+            if entry.volume >= len(places) or entry.count == 0:
+                raise self.damaged(f"chunks of {len(places)} volumes, none of them empty")
             places[entry.volume].append(_Place(number, entry.first, entry.count))
-        return [sorted(chunks, key=lambda place: place.first) for chunks in places]
+        for index, (described, chunks) in enumerate(zip(self.volumes, places, strict=True)):
+            chunks.sort(key=lambda place: place.first)
+            ends = [0, *(place.first + place.count for place in chunks)]
+            gaps = [place.first - end for place, end in zip(chunks, ends, strict=False)] + [described.planes - ends[-1]]
+            if min(gaps) < 0 or (any(gaps) and not self._salvage):
+                raise self.damaged(f"chunks that cover volume {index} once")
+        return places

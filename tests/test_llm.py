@@ -23,7 +23,7 @@ from medzip.entropy_model.llm.model import LanguageModel
 from medzip.entropy_model.llm.neighbourhood import NEIGHBOURS, REACH
 from medzip.entropy_model.llm.schedule import lockstep, staggered
 from medzip.errors import UnsupportedInputError
-from medzip.weights.registry import _entry
+from medzip.weights.registry import read_weights
 
 PATCH = 8
 SHAPES = [(1, 1, 1), (3, 8, 8), (4, 9, 17), (7, 5, 20), (2, 19, 3)]
@@ -32,7 +32,7 @@ SHAPES = [(1, 1, 1), (3, 8, 8), (4, 9, 17), (7, 5, 20), (2, 19, 3)]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]:
     folder = tmp_path_factory.mktemp("weights")
-    return {kind: LanguageModel(_entry(write_weights(folder, kind, patch=PATCH)), threads=1) for kind in ("llm", "paper")}
+    return {kind: LanguageModel(read_weights(write_weights(folder, kind, patch=PATCH)), threads=1) for kind in ("llm", "paper")}
 
 
 def smooth(shape: tuple[int, ...], dtype: Any, top: int, seed: int = 0) -> np.ndarray[Any, Any]:

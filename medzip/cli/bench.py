@@ -32,13 +32,16 @@ def register(commands: Commands[Parser]) -> None:
         choices=list(PRESETS),
         help="preset to measure, may be repeated (default: default)",
     )
+    parser.add_argument(
+        "--models", choices=["open", "all"], default="open", help="which weights may be used, as in `medzip compress`"
+    )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     from medzip.bench import table
 
     def work(source: Path) -> int:
-        rows = table.bench(source, arguments.presets or ["default"])
+        rows = table.bench(source, arguments.presets or ["default"], arguments.models)
         console.answer({"source": str(source), "rows": [asdict(row) for row in rows]}, f"{source}\n{table.render(rows)}")
         return 0
 

@@ -23,24 +23,26 @@ LONGEST_HEADER = 1 << 24
 @dataclass(frozen=True)
 class Weights:
     """`name` is the file's name without suffix, `kind` the entropy model that it is for ('llm', 'paper'), `licence_class`
-    'open' or 'research', `sha256` that of the file, in hex."""
+    'open' or 'research', `sha256` that of the file, in hex, `self_test` how many bytes they make of a known image."""
 
     name: str
     kind: str
     licence_class: str
     path: Path
     sha256: str
+    self_test: int | None = None
 
 
 @cache
 def entries() -> tuple[Weights, ...]:
     """All weights found, by name. Raises ModelMissingError where a file is no safetensors file of medzip."""
     folders = [SHIPPED, *(Path(folder) for folder in os.environ.get("MEDZIP_WEIGHTS", "").split(os.pathsep) if folder)]
-    found = [_entry(path) for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+    found = [read_weights(path) for folder in folders for path in sorted(folder.glob("*.safetensors"))]
     return tuple(sorted(found, key=lambda weights: weights.name))
 
 
-def _entry(path: Path) -> Weights:
+def read_weights(path: Path) -> Weights:
+    """What a weights file says of itself. Raises ModelMissingError where it is none."""
     data = path.read_bytes()
     metadata = _metadata(data, path)
     return Weights(
@@ -49,6 +51,7 @@ def _entry(path: Path) -> Weights:
         licence_class=str(metadata["licence_class"]),
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
+        self_test=int(metadata["self_test"]) if "self_test" in metadata else None,
     )
 
 

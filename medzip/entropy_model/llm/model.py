@@ -23,6 +23,9 @@ from medzip.errors import UnsupportedInputError
 from medzip.exact.symbols import decode_samples, encode_samples
 from medzip.weights.registry import Weights
 
+SMALL_NETWORK = 20_000_000
+"""Weights below which one thread is as fast as two (benchmarks.md)."""
+
 WIDEST = 1 << 24
 """Float32 holds integers up to here: a chunk whose values spread wider goes to another kind."""
 
@@ -37,9 +40,11 @@ class LanguageModel:
     def __init__(self, weights: Weights, threads: int | None = None) -> None:
         self.name = weights.kind
         self._weights = weights
-        self._threads = threads or torch.get_num_threads()
         register()
         self._network = load_network(weights.path, ATTENTION)
+        # A step of a small network is too short to be shared: a second thread costs more than it brings.
+        small = sum(weight.numel() for weight in self._network.parameters()) < SMALL_NETWORK
+        self._threads = threads or (1 if small else torch.get_num_threads())
 
     def requirements(self) -> Requirements:
         return Requirements(
