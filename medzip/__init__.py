@@ -14,7 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from medzip import errors
     from medzip.archive import Archive
-    from medzip.pipeline import Compressed, Verified, compress, decompress, info, open, verify
+    from medzip.pipeline import Compressed, compress, decompress, info, open, verify
+    from medzip.prove import Verified
     from medzip.restore import Restored
 
 __all__ = [
@@ -39,5 +40,5 @@ def __getattr__(name: str) -> Any:
 
     if name == "errors":
         return import_module("medzip.errors")
-    rooms = {"Archive": "medzip.archive", "Restored": "medzip.restore"}
+    rooms = {"Archive": "medzip.archive", "Restored": "medzip.restore", "Verified": "medzip.prove"}
     return getattr(import_module(rooms.get(name, "medzip.pipeline")), name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip import skeleton, stacks
-from medzip.chunks import BYTE_KINDS, checked_header, decode_chunk
+from medzip.chunks import BYTE_KINDS, checked_header, decode_chunk, in_order
 from medzip.container.reader import MEMORY_LIMIT, ArchiveReader
 from medzip.container.sections import is_natural
 from medzip.errors import ArchiveDamagedError, UnsupportedArchiveError
 from medzip.volume import Skeleton, Volume, Voxels
 
 REMEMBERED_CHUNKS = 2
+SAMPLE_DTYPE = re.compile(r"\|[iu]1|<[iu][248]|<f[248]")
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,13 @@ class LazyVolume:
             raise archive.damaged(f"a shape of volume {index}")
         if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != stacks.PLANES_PER_STACK):
             raise archive.damaged(f"volume {index} as slices x rows x columns")
-        try:
-            self.shape: tuple[int, ...] = tuple(shape)
-            self.dtype = np.dtype(str(dtype)).newbyteorder("=")
-            self.affine = None if affine is None else np.array(affine, np.float64).reshape(4, 4)
-        except (TypeError, ValueError) as error:
-            raise archive.damaged(f"dtype and affine of volume {index}") from error
-        if self.dtype.kind not in "iuf" or self.dtype.itemsize > 8:
+        if not (isinstance(dtype, str) and SAMPLE_DTYPE.fullmatch(dtype)):
             raise archive.damaged(f"a dtype of samples for volume {index}")
+        if not (affine is None or (isinstance(affine, list) and [type(n) for n in affine] == [float] * 16)):
+            raise archive.damaged(f"an affine of 16 numbers for volume {index}")
+        self.shape: tuple[int, ...] = tuple(shape)
+        self.dtype = np.dtype(dtype).newbyteorder("=")
+        self.affine = None if affine is None else np.array(affine).reshape(4, 4)
 
     @property
     def ndim(self) -> int:
@@ -65,16 +65,20 @@ class LazyVolume:
         """Slices, or colours of all frames: what chunks count."""
         return self.shape[0] * (stacks.PLANES_PER_STACK if self.ndim == 4 else 1)
 
+    @property
+    def plane_bytes(self) -> int:
+        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+
     def __len__(self) -> int:
         return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        samples = self[:]
+        samples: NDArray[Any] = self[:]
         return samples if dtype is None else samples.astype(dtype, copy=bool(copy))
 
     def __getitem__(self, key: Any) -> Any:
         """What numpy's indexing gives; where the first index is an integer or a slice, only what it names is decoded."""
-        first, *rest = key if isinstance(key, tuple) else (key,)
+        first, *rest = key if isinstance(key, tuple) and key else (key,)
         if isinstance(first, int | np.integer) and not isinstance(first, bool):
             if not -len(self) <= first < len(self):
                 raise IndexError(f"slice {first} of {len(self)}")
@@ -166,23 +170,21 @@ class Archive:
         described = self.volumes[volume]
         colours = described.planes // len(described)
         low, high = first * colours, end * colours
-        planes = np.empty((high - low, *described.shape[1:3]), described.dtype)
-        filled = 0
+        # Allocated are chunks, whose sizes were proved: the volume's own shape is only what HEAD says.
+        parts = [np.empty((0, *described.shape[1:3]), described.dtype)]
         for place in self._places[volume]:
             begin, stop = max(place.first, low), min(place.first + place.count, high)
             if begin < stop:
-                planes[begin - low : stop - low] = self._chunk(volume, place)[begin - place.first : stop - place.first]
-                filled += stop - begin
-        if filled != high - low:
+                parts.append(self._chunk(volume, place)[begin - place.first : stop - place.first])
+        if sum(map(len, parts)) != high - low:
             raise self.damaged(f"all of slices {first} to {end - 1} of volume {volume}")
-        return stacks.samples(planes, described.ndim == 4)
+        return stacks.samples(np.concatenate(parts), described.ndim == 4)
 
     def decode(self, jobs: int = 1) -> list[Volume]:
         """All volumes in memory; `jobs` chunks at a time."""
         volumes = []
         for index, described in enumerate(self.volumes):
-            with ThreadPoolExecutor(jobs) as pool:
-                parts = list(pool.map(lambda place, index=index: self._chunk(index, place), self._places[index]))
+            parts = list(in_order(functools.partial(self._chunk, index), self._places[index], jobs))
             volumes.append(Volume(stacks.samples(np.concatenate(parts), described.ndim == 4), described.affine))
         return volumes
 
@@ -192,18 +194,18 @@ class Archive:
         Only damage is a loss: raises ModelMissingError or ModelMismatchError where another machine could decode more.
         """
         described = self.volumes[volume]
-        try:
-            planes = np.zeros((described.planes, *described.shape[1:3]), described.dtype)
-            there = np.zeros(described.planes, np.bool_)
-        except (MemoryError, ValueError) as error:
-            raise UnsupportedArchiveError(
-                f"{self.name}: expected volume {volume} to fit into memory, found {described.shape} of {described.dtype}"
-            ) from error
+        intact: dict[_Place, NDArray[Any]] = {}
         for place in self._places[volume]:
             with contextlib.suppress(ArchiveDamagedError):
-                planes[place.first : place.first + place.count] = self._chunk(volume, place)
-                there[place.first : place.first + place.count] = True
-        gone = np.flatnonzero(~there.reshape(len(described), -1).all(axis=1))
+                intact[place] = self._chunk(volume, place)
+        there = sum(place.count for place in intact)
+        self._allow((described.planes - there) * described.plane_bytes, f"lost slices of volume {volume}")
+        planes = np.zeros((described.planes, *described.shape[1:3]), described.dtype)
+        found = np.zeros(described.planes, np.bool_)
+        for place, samples in intact.items():
+            planes[place.first : place.first + place.count] = samples
+            found[place.first : place.first + place.count] = True
+        gone = np.flatnonzero(~found.reshape(len(described), -1).all(axis=1))
         runs = np.split(gone, np.flatnonzero(np.diff(gone) > 1) + 1)
         lost = [range(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
         return Volume(stacks.samples(planes, described.ndim == 4), described.affine), lost
@@ -215,7 +217,7 @@ class Archive:
         described, header = self.volumes[volume], self.header(place.chunk)
         rows, columns = described.shape[1:3]
         shape = (place.count, rows, columns)
-        self._allow(prod(shape) * described.dtype.itemsize, f"volume {volume}, chunk from plane {place.first} on")
+        self._allow(place.count * described.plane_bytes, f"volume {volume}, chunk from plane {place.first} on")
         base = self._reader.base_payload(header["base"]["section"]) if "base" in header else None
         where = f"{self.name}: {self._reader.chunks[place.chunk]}"
         samples = decode_chunk(header, self._reader.chunk_payload(place.chunk), base, shape, described.dtype, where)
@@ -230,8 +232,8 @@ class Archive:
             header = self.header(chunk)
             if "blob" not in header:
                 return
-            if header["kind"] not in BYTE_KINDS:
-                raise self.damaged(f"a blob of kind {' or '.join(BYTE_KINDS)}")
+            if header["kind"] not in BYTE_KINDS or header["blob"] in blobs:
+                raise self.damaged(f"blobs of kind {' or '.join(BYTE_KINDS)}, each once")
             self._allow(header["bytes"], "a blob")
             payload = self._reader.chunk_payload(chunk)
             shape = (1, 1, header["bytes"])
@@ -252,7 +254,9 @@ class Archive:
         """Each file has a size, a SHA-256, and a name of its own that leads nowhere but into the folder of all."""
         for record in self.files:
             name, digest = record.get("name"), record.get("sha256")
-            if not (isinstance(name, str) and is_natural(record.get("bytes")) and isinstance(digest, bytes) and len(digest) == 32):
+            if not (
+                isinstance(name, str) and is_natural(record.get("bytes")) and isinstance(digest, bytes) and len(digest) == 32
+            ):
                 raise self.damaged("name, size and SHA-256 of each file in FILE")
             if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
                 raise self.damaged("names of files inside a folder (the archive may be hostile)")
@@ -263,7 +267,7 @@ class Archive:
         """The segment takes slices that are there, in their own dtype, either byte order."""
         if segment.volume < len(self.volumes):
             described = self.volumes[segment.volume]
-            dtypes = {described.dtype.newbyteorder(order).str for order in "<>"}
+            dtypes = {described.dtype.newbyteorder("<").str, described.dtype.newbyteorder(">").str}
             inside = segment.first + segment.count <= len(described)
             if inside and segment.dtype in dtypes and (described.ndim == 4 or not segment.planar):
                 return

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,18 @@ from medzip import base_layer, chunk_kinds, stacks
 from medzip.coder.range_coder import Decoder, Encoder
 from medzip.container import cbor
 from medzip.container.checksum import crc32c
+from medzip.container.sections import is_natural
 from medzip.entropy_model.contract import Chunk, ChunkHeader, EntropyModel, Requirements
 from medzip.entropy_model.registry import digest_for, entropy_model
-from medzip.errors import ArchiveDamagedError, ModelMismatchError, UnsupportedInputError
+from medzip.errors import ArchiveDamagedError, ModelMismatchError, UnsupportedArchiveError, UnsupportedInputError, UsageError
 from medzip.presets import Preset
 
 MODEL = "model"
 BYTE_KINDS = ("zstd", "stored")
-LARGEST_CHUNK = 1 << 31
-"""Samples of a chunk, at most: a reader allocates no more for one."""
+CHUNK_SAMPLES = 1 << 26
+"""A chunk of more planes than one stack holds no more samples than this."""
+LARGEST_STACK = 1 << 29
+"""Bytes of the samples of a stack, at most: a reader's limit for a chunk is far above it."""
 
 Samples = NDArray[np.generic]
 
@@ -51,6 +55,8 @@ class ChunkCoder:
     def __init__(self, preset: Preset, models: str, weights: str | None = None) -> None:
         self._preset = preset
         self._digest = digest_for(preset.model, models, weights)
+        if weights is not None and self._digest is None:
+            raise UsageError(f"--model {weights}: expected a preset with a model that has weights, found one without")
         self._model: EntropyModel = entropy_model(preset.model, self._digest)
 
     def requirements(self) -> Requirements:
@@ -59,6 +65,19 @@ class ChunkCoder:
         if self._preset.base_layer == "none" or base_layer.base_layer(self._preset.base_layer).portable:
             return requirements
         return Requirements(requirements.weights, False, requirements.licence_class, requirements.platform)
+
+    def runs(self, planes: Samples, name: str) -> list[tuple[int, int]]:
+        """(first plane, number of planes) of every chunk of a volume's planes; `name` is the archive's.
+
+        Raises UnsupportedInputError where three planes are more than a decoder can be asked to hold at once.
+        """
+        plane = planes[:1]
+        if stacks.PLANES_PER_STACK * plane.nbytes > LARGEST_STACK:
+            raise UnsupportedInputError(
+                f"{name}: expected slices of at most {LARGEST_STACK // stacks.PLANES_PER_STACK} bytes, found {plane.nbytes}; "
+                "divide the scan"
+            )
+        return stacks.chunks(len(planes), min(self._preset.planes_per_chunk, CHUNK_SAMPLES // plane.size))
 
     def encode(self, planes: Samples) -> CodedChunk:
         """The smallest of all ways to code `planes` (planes, rows, columns) that take its dtype."""
@@ -92,60 +111,106 @@ class ChunkCoder:
         return CodedChunk(header, coder.finish(), payload)
 
 
+def in_order(work: Callable[[Any], Any], items: Sequence[Any], jobs: int) -> Iterator[Any]:
+    """`map`, with `jobs` items worked on at a time, and at most twice as many results in memory."""
+    if jobs == 1:
+        yield from map(work, items)  # no thread, so that Ctrl-C need not wait for one
+        return
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        waiting = [pool.submit(work, item) for item in items[: 2 * jobs]]
+        for following in [*items[2 * jobs :], *[None] * len(waiting)]:
+            future = waiting.pop(0)
+            if following is not None:
+                waiting.append(pool.submit(work, following))
+            yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def checked_header(header: dict[str, Any], where: str) -> dict[str, Any]:
+    """The header, after all that decoding relies on was found there; `side` is for the model to check.
+
+    Raises ArchiveDamagedError; `where` names archive and chunk.
+    """
+    match header:
+        case {"kind": str(kind), "crc": int()}:
+            good = kind != MODEL or _is_model_header(header)
+        case _:
+            good = False
+    if "blob" in header:
+        good = good and is_natural(header["blob"]) and is_natural(header.get("bytes"))
+    if not good:
+        raise ArchiveDamagedError(f"{where}: expected a chunk header, found something else; restore the archive from a copy")
+    return header
+
+
+def _is_model_header(header: dict[str, Any]) -> bool:
+    base = header.get("base", {"layer": "", "section": 0, "crc": 0})
+    return (
+        isinstance(header.get("model"), str)
+        and isinstance(header.get("side"), dict)
+        and isinstance(header.get("weights", b""), bytes)
+        and isinstance(base, dict)
+        and isinstance(base.get("layer"), str)
+        and is_natural(base.get("section"))
+        and is_natural(base.get("crc"))
+    )
+
+
 def decode_chunk(
     header: dict[str, Any], payload: bytes, base: bytes | None, shape: tuple[int, int, int], dtype: np.dtype[Any], where: str
 ) -> Samples:
-    """The samples of a chunk, (planes, rows, columns), after their CRC was found good.
+    """The samples of a chunk with a checked header, (planes, rows, columns), after their CRC was found good.
 
     Raises ArchiveDamagedError where the chunk is not what an encoder writes, ModelMismatchError where this machine computes
     other numbers than the one that encoded, ModelMissingError where weights are not here. `where` names archive and chunk.
     """
-    if shape[0] * shape[1] * shape[2] > LARGEST_CHUNK:
-        raise ArchiveDamagedError(f"{where}: expected at most {LARGEST_CHUNK} samples, found {shape}; restore it from a copy")
-    kind = header.get("kind")
-    if kind == MODEL:
-        return _decode_by_model(header, payload, base, shape, dtype, where)
-    if kind not in chunk_kinds.KINDS:
-        raise ArchiveDamagedError(f"{where}: expected a known kind of chunk, found {kind!r}; install a newer medzip")
-    samples: Samples = chunk_kinds.KINDS[kind].decode(payload, shape, dtype)
-    _check_crc(samples, header, where)
-    return samples
+    try:
+        if header["kind"] == MODEL:
+            return _decode_by_model(header, payload, base, shape, dtype)
+        kind = chunk_kinds.KINDS.get(header["kind"])
+        if kind is None:
+            raise UnsupportedArchiveError(f"expected a known kind of chunk, found {header['kind']!r}; install a newer medzip")
+        if not kind.accepts(dtype):
+            raise ArchiveDamagedError(f"expected a kind of chunk for {dtype}, found {header['kind']!r}; restore it from a copy")
+        return _proved(kind.decode(payload, shape, dtype), header)
+    except (ArchiveDamagedError, ModelMismatchError) as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def _decode_by_model(
-    header: dict[str, Any], payload: bytes, base: bytes | None, shape: tuple[int, int, int], dtype: np.dtype[Any], where: str
+    header: dict[str, Any], payload: bytes, base: bytes | None, shape: tuple[int, int, int], dtype: np.dtype[Any]
 ) -> Samples:
-    weights = header.get("weights")
-    model = entropy_model(str(header.get("model")), weights.hex() if isinstance(weights, bytes) else None)
+    if dtype.kind not in "iu":
+        raise ArchiveDamagedError(f"expected integers for an entropy model, found {dtype}; restore the archive from a copy")
+    model = entropy_model(header["model"], header["weights"].hex() if "weights" in header else None)
     seen = None
     if "base" in header:
-        seen = _decode_base(str(header["base"]["layer"]), base, shape, dtype, where)
+        seen = _decode_base(header["base"]["layer"], base, shape, dtype)
         if samples_crc(seen) != header["base"]["crc"]:
-            raise _mismatch(where, "the base layer")
+            raise _mismatch("the base layer")
     try:
-        samples = model.decode(ChunkHeader(shape, dtype.str, header["side"], seen), Decoder(payload))
-        _check_crc(samples, header, where)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArchiveDamagedError(f"{where}: expected side information of model {model.name!r}, found something else") from error
-    except ArchiveDamagedError as error:
+        return _proved(model.decode(ChunkHeader(shape, dtype.str, header["side"], seen), Decoder(payload)), header)
+    except (ArchiveDamagedError, UnsupportedInputError) as error:
         # The payload's own CRC was good, so a float model that goes astray tells of this machine, not of damage.
         if model.requirements().portable:
-            raise
-        raise _mismatch(where, "the model") from error
-    return samples
+            raise ArchiveDamagedError(str(error)) from error
+        raise _mismatch("the model") from error
 
 
-def _mismatch(where: str, what: str) -> ModelMismatchError:
+def _mismatch(what: str) -> ModelMismatchError:
     return ModelMismatchError(
-        f"{where}: expected {what} to compute the same numbers as where the archive was made, found others; decode it on a "
+        f"expected {what} to compute the same numbers as where the archive was made, found others; decode it on a "
         "machine with the same CPU instructions and versions (`medzip info` and `medzip doctor` name them)"
     )
 
 
-def _check_crc(samples: Samples, header: dict[str, Any], where: str) -> None:
+def _proved(samples: Samples, header: dict[str, Any]) -> Samples:
     found = samples_crc(samples)
-    if found != header.get("crc"):
-        raise ArchiveDamagedError(f"{where}: expected samples of CRC {header.get('crc')}, found {found}; restore it from a copy")
+    if found != header["crc"]:
+        raise ArchiveDamagedError(f"expected samples of CRC {header['crc']}, found {found}; restore the archive from a copy")
+    return samples
 
 
 def samples_crc(samples: Samples) -> int:
@@ -163,14 +228,12 @@ def _encode_base(name: str, planes: NDArray[np.integer[Any]]) -> tuple[bytes | N
     return data, stacks.unstack(np.stack(seen), len(planes))
 
 
-def _decode_base(
-    name: str, data: bytes | None, shape: tuple[int, int, int], dtype: np.dtype[Any], where: str
-) -> NDArray[np.integer[Any]]:
+def _decode_base(name: str, data: bytes | None, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> NDArray[np.integer[Any]]:
     layer, seen, position = base_layer.base_layer(name), [], 0
-    for _ in range(-(-shape[0] // 3)):
+    for _ in range(-(-shape[0] // stacks.PLANES_PER_STACK)):
         if data is None or len(data) < position + 4:
-            raise ArchiveDamagedError(f"{where}: expected a base layer for each stack, found less; restore it from a copy")
+            raise ArchiveDamagedError("expected a base layer for each stack, found less; restore the archive from a copy")
         length = struct.unpack_from("<I", data, position)[0]
-        seen.append(layer.decode(data[position + 4 : position + 4 + length], (3, *shape[1:]), dtype))
+        seen.append(layer.decode(data[position + 4 : position + 4 + length], (stacks.PLANES_PER_STACK, *shape[1:]), dtype))
         position += 4 + length
     return stacks.unstack(np.stack(seen), shape[0])

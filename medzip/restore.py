@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,55 +13,76 @@ from pathlib import Path
 from medzip import tree
 from medzip.archive import Archive
 from medzip.container.storage import AtomicFile
-from medzip.errors import ArchiveDamagedError, MedzipError, StorageError, UsageError, VerificationError
+from medzip.errors import (
+    ArchiveDamagedError,
+    ModelMismatchError,
+    ModelMissingError,
+    StorageError,
+    UsageError,
+    VerificationError,
+)
+from medzip.outputs import SUFFIX
 from medzip.volume import FileSkeleton, Volume, Voxels, join
 
 Progress = Callable[[str, int, int], None]
-SUFFIX = ".mdz"
 SALVAGED = ".salvaged"
 
 
 @dataclass(frozen=True)
 class Restored:
-    """Files that came back. `lost` says, with salvage, what did not."""
+    """Files that came back. `lost` says, with salvage, what did not; `repaired` names the archives' sections that were
+    damaged and that parity brought back."""
 
     archive: str
     files: tuple[str, ...]
     bytes: int
     lost: tuple[str, ...]
     seconds: float
+    repaired: tuple[str, ...] = ()
 
 
-def restore(archive: Path, folder: Path | None, jobs: int, overwrite: bool, salvage: bool, progress: Progress | None) -> Restored:
+@dataclass(frozen=True)
+class Options:
+    """How files are restored."""
+
+    folder: Path
+    jobs: int
+    overwrite: bool
+    salvage: bool
+
+
+class _Waiting:
+    """Temporary files, proved, that get their names when all are there; and what was noticed on the way."""
+
+    def __init__(self, temporaries: ExitStack) -> None:
+        self.temporaries = temporaries
+        self.files: dict[Path, AtomicFile] = {}
+        self.lost: list[str] = []
+        self.repaired: list[str] = []
+
+
+def restore(archive: Path, options: Options, progress: Progress) -> Restored:
     """What `medzip.decompress` does."""
-    began, report = time.monotonic(), progress or (lambda *_: None)
-    target = default_folder(archive) if folder is None else folder
-    manifest = tree.read(archive) if (archive / tree.MANIFEST).is_file() else None
-    archives = archives_of(archive)
-    if manifest and not salvage:
-        _require_archives(archive, manifest)
-    files: list[str] = []
-    lost: list[str] = []
-    size = 0
+    began, size = time.monotonic(), 0
     with ExitStack() as temporaries:
-        waiting: list[AtomicFile] = []
-        for number, path in enumerate(archives):
+        waiting = _Waiting(temporaries)
+        manifest = _manifest(archive, options, waiting) if archive.is_dir() else None
+        archives = _archives_of_tree(archive, manifest, options, waiting) if manifest else archives_of(archive, manifests=False)
+        for number, (path, expected) in enumerate(archives):
             try:
-                written, missing = _restore_one(path, target, jobs, overwrite, salvage, temporaries)
-            except MedzipError as error:
-                if not (salvage and archive.is_dir()):
+                _restore_one(path, expected, options, waiting)
+            except (ArchiveDamagedError, ModelMissingError, ModelMismatchError) as error:
+                if not (options.salvage and archive.is_dir()):
                     raise
-                written, missing = [], [str(error)]
-            waiting += written
-            lost += missing
-            report("decompress", number + 1, len(archives))
+                waiting.lost.append(str(error))
+            progress("decompress", number + 1, len(archives))
         if manifest:
-            _restore_tree(manifest, target, overwrite)
-        for file in waiting:
+            _restore_tree(manifest, options)
+        for file in waiting.files.values():
             size += file.temporary.stat().st_size
             file.publish()
-            files.append(str(file.path))
-    return Restored(str(archive), tuple(files), size, tuple(lost), time.monotonic() - began)
+    files, lost, repaired = map(str, waiting.files), waiting.lost, waiting.repaired
+    return Restored(str(archive), tuple(files), size, tuple(lost), time.monotonic() - began, tuple(repaired))
 
 
 def default_folder(archive: Path) -> Path:
@@ -72,51 +94,95 @@ def default_folder(archive: Path) -> Path:
     return archive.absolute().with_suffix("")
 
 
-def archives_of(path: Path) -> list[Path]:
-    """The archive itself, or all archives in a folder. Raises StorageError where there are none."""
+def archives_of(path: Path, *, manifests: bool = True) -> list[tuple[Path, dict[str, str] | None]]:
+    """The archive itself, or all archives in a folder, each with the SHA-256 (hex) of its files where a manifest names them.
+
+    Raises StorageError where there are none, ArchiveDamagedError where one that a manifest names is missing.
+    """
     if not path.exists():
         raise StorageError(f"{path}: no such file or folder; check the path")
     if not path.is_dir():
-        return [path]
-    found = sorted(entry for entry in path.rglob("*" + SUFFIX) if entry.is_file())
-    if not found and not (path / tree.MANIFEST).is_file():
+        return [(path, None)]
+    found: dict[Path, dict[str, str] | None] = {entry: None for entry in path.rglob("*" + SUFFIX) if entry.is_file()}
+    trees = list(path.rglob(tree.MANIFEST)) if manifests else []
+    if not found and not trees:
         raise StorageError(f"{path}: expected archives ({SUFFIX}) in this folder, found none; check the path")
-    return found
+    for folder in (manifest.parent for manifest in trees):
+        described = tree.read(folder)
+        for name, digests in (described.archives() if described else {}).items():
+            archive = folder.joinpath(*name.split("/"))
+            if archive not in found:
+                raise _missing(archive)
+            found[archive] = digests
+    return sorted(found.items())
 
 
-def digests_of(archive: Archive) -> dict[str, bytes]:
-    """SHA-256 of each file, by name, as the file table has it."""
+def compare_with_manifest(archive: Archive, expected: dict[str, str] | None) -> None:
+    """Raises ArchiveDamagedError where the archive is another than the one that the manifest names."""
+    if expected is not None and expected != {name: digest.hex() for name, digest in archive.digests.items()}:
+        raise archive.damaged("the files that the manifest of its folder names")
+
+
+def _manifest(folder: Path, options: Options, waiting: _Waiting) -> tree.Tree | None:
+    """The manifest of a folder of archives: without it nobody could tell that a file is missing."""
     try:
-        digests = {str(record["name"]): bytes(record["sha256"]) for record in archive.files}
-    except (KeyError, TypeError) as error:
-        raise archive.damaged("a name and a SHA-256 for each file in FILE") from error
-    if len(digests) != len(archive.files):
-        raise archive.damaged("file names that differ in FILE")
-    return digests
+        manifest = tree.read(folder)
+        if manifest is None:
+            raise ArchiveDamagedError(
+                f"{folder}: expected the manifest {tree.MANIFEST} of a compressed folder, found none; restore it from a copy, "
+                "or name the archives one by one"
+            )
+    except ArchiveDamagedError as error:
+        if not options.salvage:
+            raise
+        waiting.lost.append(str(error))
+        return None
+    return manifest
 
 
-def _restore_one(
-    path: Path, folder: Path, jobs: int, overwrite: bool, salvage: bool, temporaries: ExitStack
-) -> tuple[list[AtomicFile], list[str]]:
-    """Temporary files, proved, of all files of an archive, and what is lost (only with salvage)."""
-    with Archive(path, salvage=salvage) as archive:
-        digests = {} if salvage and not archive.files else digests_of(archive)
-        targets = {name: _target(folder, name, archive) for name in digests}
-        for target in () if overwrite else targets.values():
-            if target.exists():
+def _archives_of_tree(
+    folder: Path, manifest: tree.Tree, options: Options, waiting: _Waiting
+) -> list[tuple[Path, dict[str, str] | None]]:
+    """The archives that a manifest names, as `archives_of` gives them; with salvage those that are there."""
+    archives: list[tuple[Path, dict[str, str] | None]] = []
+    for name, digests in sorted(manifest.archives().items()):
+        archive = folder.joinpath(*name.split("/"))
+        if archive.is_file():
+            archives.append((archive, None if options.salvage else digests))
+        elif options.salvage:
+            waiting.lost.append(str(_missing(archive)))
+        else:
+            raise _missing(archive)
+    return archives
+
+
+def _missing(archive: Path) -> ArchiveDamagedError:
+    return ArchiveDamagedError(f"{archive}: the manifest names this archive, found none; restore it from a copy")
+
+
+def _restore_one(path: Path, expected: dict[str, str] | None, options: Options, waiting: _Waiting) -> None:
+    """Brings the files of an archive under temporary names, proved; with salvage, what is intact of them."""
+    with Archive(path, salvage=options.salvage) as archive:
+        compare_with_manifest(archive, expected)
+        targets = {name: _target(options.folder, name) for name in archive.digests}
+        for target in targets.values():
+            if os.path.lexists(target) and not options.overwrite:
                 raise UsageError(f"{target}: exists; choose another folder, or replace it with --overwrite")
-        lost = [f"{path}: {what}" for what in archive.lost]
-        parts = _salvaged(archive, lost) if salvage else _intact(archive, jobs)
-        waiting, seen = [], set()
+        waiting.lost += [f"{path}: {what}" for what in archive.lost]
+        parts = _salvaged(archive, waiting.lost) if options.salvage else _intact(archive, options.jobs)
+        names = set()
         for file, volumes, whole in parts:
-            seen.add(file.name)
-            target = targets.get(file.name) or _target(folder, file.name, archive)
+            names.add(file.name)
+            target = targets.get(file.name) or _target(options.folder, file.name)
             target = target if whole else target.with_name(target.name + SALVAGED)
-            waiting.append(_written(file, volumes, target, digests.get(file.name) if whole else None, overwrite, temporaries))
-        if not salvage and seen != set(digests):
+            if target in waiting.files:
+                raise UsageError(f"{target}: two archives hold a file of this name; restore them one by one")
+            digest = archive.digests.get(file.name) if whole else None
+            waiting.files[target] = _written(file, volumes, target, digest, options.overwrite, waiting.temporaries)
+        if not options.salvage and names != set(targets):
             raise archive.damaged("the files of the file table in SKEL")
-        lost += [f"{path}: {name}" for name in digests if name not in seen]
-        return waiting, lost
+        waiting.lost += [f"{path}: {name}" for name in targets if name not in names]
+        waiting.repaired += archive.repaired
 
 
 def _intact(archive: Archive, jobs: int) -> Iterator[tuple[FileSkeleton, list[Volume], bool]]:
@@ -165,42 +231,29 @@ def _written(
     return written
 
 
-def _target(folder: Path, name: str, archive: Archive) -> Path:
-    """Where a file goes: inside the folder, whatever its name and whatever links lie there."""
+def _target(folder: Path, name: str) -> Path:
+    """Where a file goes: inside the folder, whatever links lie there. Its name was proved to lead nowhere else."""
     parts = name.split("/")
-    if not all(parts) or any(part in (".", "..") or "\0" in part or "\\" in part or ":" in part for part in parts):
-        raise ArchiveDamagedError(f"{archive.name}: expected names of files inside a folder, found another; it may be hostile")
+    if os.name == "nt" and any("\\" in part or ":" in part for part in parts):
+        raise UsageError(f"{name}: expected a name that Windows can hold, found another; restore it on another system")
     target = folder.joinpath(*parts)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{target}: expected a place inside {folder}, found a link that leads out; choose another folder")
     return target
 
 
-def _require_archives(folder: Path, manifest: tree.Tree) -> None:
-    for archive in sorted({file.archive for file in manifest.files}):
-        if not folder.joinpath(*archive.split("/")).is_file():
-            raise ArchiveDamagedError(f"{folder}: expected archive {archive} of the manifest, found none; restore it from a copy")
-
-
-def _restore_tree(manifest: tree.Tree, folder: Path, overwrite: bool) -> None:
+def _restore_tree(manifest: tree.Tree, options: Options) -> None:
     """Empty folders and symbolic links; links only as they were, never followed."""
+    folder = options.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in manifest.folders:
-            _inside(folder, name).mkdir(parents=True, exist_ok=True)
+            _target(folder, name).mkdir(parents=True, exist_ok=True)
         for name, destination in manifest.links.items():
-            link = _inside(folder, name)
+            link = _target(folder, name)
             link.parent.mkdir(parents=True, exist_ok=True)
-            if link.is_symlink() and overwrite:
+            if link.is_symlink() and options.overwrite:
                 link.unlink()
             link.symlink_to(destination)
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}; check the path and its permissions") from error
-
-
-def _inside(folder: Path, name: str) -> Path:
-    parts = name.split("/")
-    path = folder.joinpath(*parts)
-    if not all(parts) or ".." in parts or not path.parent.resolve().is_relative_to(folder.resolve()):
-        raise ArchiveDamagedError(f"{folder}: expected names inside a folder in the manifest, found another; it may be hostile")
-    return path

@@ -1,21 +1,23 @@
 """The skeleton of all files of an archive, as bytes for its SKEL section.
 
 Before zstd: u32 length of the structure, the structure (canonical CBOR), then all literals one after another. Literals
-over 64 KiB (files kept whole, embedded documents) are no part of it: they become chunks of their own, so that damage to
-one does not reach the others.
+over 64 KiB (files kept whole, embedded documents) are no part of it: they become chunks of their own, of 64 MiB at most, so
+that damage to one does not reach the others.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medzip.container import cbor
+from medzip.container.sections import is_natural
 from medzip.errors import ArchiveDamagedError
 from medzip.volume import FileSkeleton, Literal, Segment, Skeleton, Voxels
 
 LARGEST_LITERAL = 1 << 16
+LARGEST_BLOB = 1 << 26
 LARGEST_SKELETON = 1 << 31
 LEVEL = 19
 
@@ -26,26 +28,31 @@ def pack(skeleton: Skeleton) -> tuple[bytes, list[bytes]]:
 
     literals: list[bytes] = []
     blobs: list[bytes] = []
-    structure = [[file.name, [_pack_segment(segment, literals, blobs) for segment in file.segments]] for file in skeleton.files]
+    structure = [
+        [file.name, [entry for segment in file.segments for entry in _pack_segment(segment, literals, blobs)]]
+        for file in skeleton.files
+    ]
     encoded = cbor.encode(structure)
     data = struct.pack("<I", len(encoded)) + encoded + b"".join(literals)
     parameters = zstandard.ZstdCompressionParameters.from_level(LEVEL, enable_ldm=True, source_size=len(data))
     return zstandard.ZstdCompressor(compression_params=parameters).compress(data), blobs
 
 
-def _pack_segment(segment: Segment, literals: list[bytes], blobs: list[bytes]) -> Any:
-    """A literal is its length, a blob [its number], voxels [volume, first, count, dtype, planar]."""
+def _pack_segment(segment: Segment, literals: list[bytes], blobs: list[bytes]) -> Iterator[Any]:
+    """A literal is its length, each blob of a long one [its number], voxels [volume, first, count, dtype, planar]."""
     if isinstance(segment, Voxels):
-        return [segment.volume, segment.first, segment.count, segment.dtype, segment.planar]
-    if len(segment.data) > LARGEST_LITERAL:
-        blobs.append(segment.data)
-        return [len(blobs) - 1]
-    literals.append(segment.data)
-    return len(segment.data)
+        yield [segment.volume, segment.first, segment.count, segment.dtype, segment.planar]
+    elif len(segment.data) <= LARGEST_LITERAL:
+        literals.append(segment.data)
+        yield len(segment.data)
+    else:
+        for start in range(0, len(segment.data), LARGEST_BLOB):
+            blobs.append(segment.data[start : start + LARGEST_BLOB])
+            yield [len(blobs) - 1]
 
 
-def unpack(payload: bytes, blobs: Sequence[bytes | None], name: str, memory_limit: int) -> Skeleton:
-    """The skeleton back; `blobs` as decoded, None for one that is lost (its file is left out).
+def unpack(payload: bytes, blobs: Mapping[int, bytes], name: str, memory_limit: int) -> Skeleton:
+    """The skeleton back; `blobs` by their numbers. A file whose blob is not there is left out.
 
     Raises ArchiveDamagedError where the payload is not what `pack` writes; `name` is the archive's.
     """
@@ -57,32 +64,30 @@ def unpack(payload: bytes, blobs: Sequence[bytes | None], name: str, memory_limi
     position, files = 4 + length, []
     try:
         for file_name, entries in structure:
-            segments: list[Segment] = []
-            whole = True
+            segments: list[Segment | None] = []
             for entry in entries:
-                if isinstance(entry, int):
-                    if not 0 <= entry <= len(data) - position:
-                        raise _damaged(name)
-                    segments.append(Literal(data[position : position + entry]))
-                    position += entry
-                elif len(entry) == 1:
-                    blob = blobs[entry[0]]
-                    whole = whole and blob is not None
-                    segments.append(Literal(blob or b""))
-                else:
-                    segments.append(_voxels(entry, name))
-            if whole:
-                files.append(FileSkeleton(str(file_name), tuple(segments)))
-    except (TypeError, ValueError, IndexError) as error:
+                end = position + (entry if is_natural(entry) else 0)
+                segments.append(_unpack_segment(entry, data[position:end], blobs, name))
+                position = end
+            if None not in segments:
+                files.append(FileSkeleton(str(file_name), tuple(segment for segment in segments if segment is not None)))
+    except (TypeError, ValueError) as error:
         raise _damaged(name) from error
+    if position != len(data):
+        raise _damaged(name)
     return Skeleton(tuple(files))
 
 
-def _voxels(entry: Any, name: str) -> Voxels:
-    volume, first, count, dtype, planar = entry
-    if not all(isinstance(n, int) and n >= 0 for n in (volume, first, count)) or not isinstance(planar, bool):
-        raise _damaged(name)
-    return Voxels(volume, first, count, str(dtype), planar)
+def _unpack_segment(entry: Any, literal: bytes, blobs: Mapping[int, bytes], name: str) -> Segment | None:
+    """The segment of an entry, `literal` where it is one; None where it is a blob that is lost."""
+    match entry:
+        case int() if is_natural(entry):
+            return Literal(literal)
+        case [int(number)]:
+            return Literal(blobs[number]) if number in blobs else None
+        case [volume, first, count, str(dtype), bool(planar)] if all(map(is_natural, (volume, first, count))):
+            return Voxels(volume, first, count, dtype, planar)
+    raise _damaged(name)
 
 
 def _decompress(payload: bytes, name: str, memory_limit: int) -> bytes:
@@ -94,7 +99,7 @@ def _decompress(payload: bytes, name: str, memory_limit: int) -> bytes:
             raise ArchiveDamagedError(
                 f"{name}: SKEL: expected at most {memory_limit} bytes, found {size}; raise the memory limit"
             )
-        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=size)
+        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise _damaged(name) from error
 

@@ -37,6 +37,13 @@ class Tree:
     folders: tuple[str, ...]
     links: dict[str, str]
 
+    def archives(self) -> dict[str, dict[str, str]]:
+        """SHA-256 (hex) of each file by path, of each archive by its path."""
+        found: dict[str, dict[str, str]] = {}
+        for file in self.files:
+            found.setdefault(file.archive, {})[file.path] = file.sha256
+        return found
+
 
 def describe(root: Path, files: Iterable[TreeFile]) -> Tree:
     """The tree at `root`, whose files are already known."""
@@ -60,19 +67,30 @@ def write(tree: Tree, folder: Path, *, overwrite: bool) -> None:
         file.publish()
 
 
-def read(folder: Path) -> Tree:
-    """The manifest in a folder of archives. Raises ArchiveDamagedError where it is not what `write` writes."""
+def read(folder: Path) -> Tree | None:
+    """The manifest in a folder of archives, None where there is none.
+
+    Raises ArchiveDamagedError where it is not what `write` writes, or names what lies outside the folder.
+    """
     path = folder / MANIFEST
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_bytes())
         if record["medzip_tree"] != FORMAT:
             raise ValueError(f"format {record['medzip_tree']}")
         files = tuple(TreeFile(str(f["path"]), int(f["bytes"]), str(f["sha256"]), str(f["archive"])) for f in record["files"])
         links = {str(path): str(target) for path, target in record["links"].items()}
-        return Tree(files, tuple(map(str, record["folders"])), links)
+        tree = Tree(files, tuple(map(str, record["folders"])), links)
+        names = [*(file.path for file in files), *(file.archive for file in files), *tree.folders, *links]
+        if any(part in ("", ".", "..") for name in names for part in name.split("/")):
+            raise ValueError("a name that leads out of the folder")
+        if any(b"\0" in os.fsencode(name) for name in (*names, *links.values())):  # raises ValueError for what is no text
+            raise ValueError("a name that no file system holds")
+        return tree
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}; check the path and its permissions") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveDamagedError(
             f"{path}: expected a manifest of medzip, found something else; restore it from a copy"
         ) from error

@@ -161,7 +161,7 @@ except MedzipError as error:
 def test_another_process_gives_the_same_voxels_or_says_mismatch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, str]
 ) -> None:
-    from medzip import pipeline
+    from medzip import chunk_kinds, pipeline
     from medzip.entropy_model.registry import entropy_model
     from medzip.weights import registry
 
@@ -172,9 +172,10 @@ def test_another_process_gives_the_same_voxels_or_says_mismatch(
     registry.entries.cache_clear()
     entropy_model.cache_clear()
     source = tmp_path / "scan.npy"
-    np.save(source, smooth((3, 40, 36), np.int16, 900))
-    [made] = pipeline.compress(source, preset=kind, weights=f"tiny-{kind}")
-    assert not made.portable
+    np.save(source, smooth((3, 17, 20), np.int16, 900))
+    monkeypatch.setattr(chunk_kinds, "KINDS", {})  # random weights lose against every other codec
+    [made] = pipeline.compress(source, preset=kind, weights=f"tiny-{kind}", verify=False)
+    assert (made.model_share, made.portable) == (1.0, False)
     back = tmp_path / "back"
     environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(

@@ -95,6 +95,8 @@ class Console:
             place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else name
             reason = error.strerror or type(error).__name__
             error = StorageError(f"{place}: {reason}; check that it exists, that you may use it, and that the disk has space")
+        if isinstance(error, MemoryError):
+            error = StorageError(f"{name}: expected enough memory, found too little; use a machine with more, or fewer --jobs")
         if isinstance(error, MedzipError):
             code, message = error.exit_code, str(error)
         else:
@@ -168,16 +170,12 @@ def for_each(paths: Sequence[Path], work: Callable[[Path], int], console: Consol
     return min(codes, key=SEVERITY.index)
 
 
-def refuse_same_names(paths: Sequence[Path]) -> None:
-    """Raise UsageError where two inputs would end under one name in one output folder."""
-    seen: dict[str, Path] = {}
-    for path in paths:
-        name = os.path.normcase(path.absolute().name)
-        if name in seen:
-            raise UsageError(
-                f"{seen[name]} and {path} would both become {path.absolute().name} in the output folder; use one call for each"
-            )
-        seen[name] = path
+def warn_of_repairs(archive: Path, repaired: Sequence[str], console: Console) -> None:
+    if repaired:
+        console.warn(
+            f"{archive}: damaged in {', '.join(repaired)}, which its parity could rebuild;"
+            " replace it by a good copy, or decompress and compress again"
+        )
 
 
 def add_command(
@@ -211,6 +209,10 @@ def add_command(
 
 def add_overwrite(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist (default: refuse)")
+
+
+def add_jobs(parser: Parser) -> None:
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="chunks to work on at the same time (default: 1)")
 
 
 def positive(text: str) -> int:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medzip.cli.common import Commands, Console, Parser, add_command, add_overwrite, for_each, positive, refuse_same_names
-from medzip.errors import UsageError
+from medzip.cli.common import Commands, Console, Parser, add_command, add_jobs, add_overwrite, for_each
+from medzip.outputs import destinations
 
 if TYPE_CHECKING:
     from medzip.pipeline import Compressed
@@ -56,12 +56,17 @@ def register(commands: Commands[Parser]) -> None:
         help="which weights may be used; open: those for any use, all: research-only weights too (default: open)",
     )
     parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="weights to use, whatever their terms; `medzip models list` names them (default: the best)",
+    )
+    parser.add_argument(
         "--guarantee",
         choices=["file", "content"],
         default="file",
         help="what comes back identical; file: every file, content: what a .gz holds, not its gzip wrapper (default: file)",
     )
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="chunks to work on at the same time (default: 1)")
+    add_jobs(parser)
     add_overwrite(parser)
     removal = parser.add_mutually_exclusive_group()
     removal.add_argument("--no-verify", dest="verify", action="store_false", help="do not decode the archive before it is kept")
@@ -73,24 +78,17 @@ def register(commands: Commands[Parser]) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     from medzip import pipeline
 
-    sources: list[Path] = arguments.sources
-    output: Path | None = arguments.output
-    if output is not None and len(sources) > 1:
-        if output.suffix == ".mdz":
-            raise UsageError(f"{output}: expected a folder for {len(sources)} sources, found the name of one archive")
-        refuse_same_names(sources)
+    targets = dict(zip(arguments.sources, destinations(arguments.sources, arguments.output), strict=True))
 
     def work(source: Path) -> int:
         console.detail(f"compressing {source}")
-        target = output
-        if output is not None and len(sources) > 1 and source.is_dir():
-            target = output / source.absolute().name  # folders side by side cannot overwrite each other's files
         with console.progress(source) as progress:
             for archive in pipeline.compress_each(
-                [source],
-                target,
+                source,
+                targets[source],
                 preset=arguments.preset,
                 models=arguments.models,
+                weights=arguments.model,
                 guarantee=arguments.guarantee,
                 jobs=arguments.jobs,
                 overwrite=arguments.overwrite,
@@ -101,7 +99,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 report(archive, console)
         return 0
 
-    return for_each(sources, work, console)
+    return for_each(arguments.sources, work, console)
 
 
 def report(archive: Compressed, console: Console) -> None:

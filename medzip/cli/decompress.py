@@ -7,8 +7,9 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from medzip.cli.common import Commands, Console, Parser, add_command, add_overwrite, for_each, refuse_same_names
+from medzip.cli.common import Commands, Console, Parser, add_command, add_jobs, add_overwrite, for_each, warn_of_repairs
 from medzip.errors import ArchiveDamagedError
+from medzip.outputs import refuse_same_names
 
 _DESCRIPTION = """\
 Bring the original files back, under their original names. A file gets its name only once its SHA-256 is right.
@@ -36,6 +37,7 @@ def register(commands: Commands[Parser]) -> None:
     parser.add_argument(
         "--salvage", action="store_true", help="bring back what is intact of a damaged archive and list what is lost"
     )
+    add_jobs(parser)
     add_overwrite(parser)
 
 
@@ -50,10 +52,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.detail(f"decompressing {archive}")
         with console.progress(archive) as progress:
             restored = pipeline.decompress(
-                archive, arguments.output, overwrite=arguments.overwrite, salvage=arguments.salvage, progress=progress
+                archive,
+                arguments.output,
+                jobs=arguments.jobs,
+                overwrite=arguments.overwrite,
+                salvage=arguments.salvage,
+                progress=progress,
             )
         console.result(asdict(restored), f"{archive} -> {_name(restored.files)}  {restored.bytes:,} bytes")
         console.detail(f"{archive}: {restored.seconds:.1f} s; files: {', '.join(restored.files)}")
+        warn_of_repairs(archive, restored.repaired, console)
         for lost in restored.lost:
             console.complain(f"{archive}: lost: {lost}")
         return ArchiveDamagedError.exit_code if restored.lost else 0

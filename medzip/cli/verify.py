@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medzip.cli.common import Commands, Console, Parser, add_command, for_each
+from medzip.cli.common import Commands, Console, Parser, add_command, add_jobs, for_each, warn_of_repairs
 from medzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from medzip.pipeline import Verified
+    from medzip.prove import Verified
 
 _DESCRIPTION = """\
 Decode archives without writing anything, and compare every file with the SHA-256 that was taken when it was compressed.
@@ -32,6 +32,7 @@ def register(commands: Commands[Parser]) -> None:
         ),
     )
     parser.add_argument("archives", nargs="+", type=Path, metavar="ARC", help="archive, or folder of archives")
+    add_jobs(parser)
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument("--against", type=Path, metavar="SRC", help="compare with the original file or folder too (one ARC)")
     depth.add_argument("--fast", action="store_true", help="check structure and checksums only, decode nothing")
@@ -47,14 +48,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     def work(archive: Path) -> int:
         console.detail(f"verifying {archive}")
         with console.progress(archive) as progress:
-            verified = pipeline.verify(archive, against=arguments.against, fast=arguments.fast, progress=progress)
+            verified = pipeline.verify(
+                archive, against=arguments.against, fast=arguments.fast, jobs=arguments.jobs, progress=progress
+            )
         console.result(asdict(verified), _line(verified, arguments.against))
         console.detail(f"{archive}: {verified.seconds:.1f} s")
-        if verified.repaired:
-            console.warn(
-                f"{archive}: damaged in {', '.join(verified.repaired)}, which its parity could rebuild;"
-                " replace it by a good copy, or decompress and compress again"
-            )
+        warn_of_repairs(archive, verified.repaired, console)
         return 0
 
     return for_each(archives, work, console)

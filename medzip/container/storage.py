@@ -102,7 +102,7 @@ class AtomicFile:
             self.temporary.unlink()
 
     def _exists(self) -> UsageError:
-        return UsageError(f"{self.path}: expected no such file, found one; choose another name or allow overwriting")
+        return UsageError(f"{self.path}: expected no such file, found one; choose another name, or replace it with --overwrite")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,8 +3,7 @@
 Every sample gets two logistics of one mean. The mean is (3W + 3N + NE + NW) / 8, plus a combination of 15 neighbours of the
 plane and 9 of the plane before whose coefficients the encoder solved for (least squares, exact in integers, sent with the
 chunk), plus what samples of a like texture were off by so far. The scale follows the mean absolute error of samples of like
-activity so far. Contexts of this kind are those of CALIC (Wu and Memon, IEEE Trans.
-Communications 1997); the fit is as in DESIGN.md section 5.
+activity so far. Contexts of this kind are those of CALIC (Wu and Memon, IEEE Trans. Communications 1997).
 
 Sample (z, y, x) is coded at step x + 3 y + 5 z: every neighbour it looks at has an earlier step, so all samples of a step are one
 batch. Encoder and decoder run the same loop and differ only in where a batch's samples come from.
@@ -33,7 +32,8 @@ IN_PLANE += [(0, -2, 1), (0, -1, -3), (0, 0, -3), (0, -2, 2), (0, -2, -2), (0, -
 PLANE_BEFORE = [(-1, 0, 0), (-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0), (-1, 1, 1), (-1, 1, -1), (-1, -1, 1), (-1, -1, -1)]
 NEIGHBOURS = IN_PLANE + PLANE_BEFORE
 STEP_OF_ROW, STEP_OF_PLANE = 3, 5
-TOP, BOTTOM, LEFT, RIGHT = 3, 1, 3, 2
+# One column more than any neighbour needs on the right: what the first row writes ahead must not reach the next row.
+TOP, BOTTOM, LEFT, RIGHT = 3, 1, 3, 3
 
 ERROR_WEIGHTS = np.array([3, 3, 2, 2, 1, 1], np.int64)[:, None]
 ERROR_WEIGHTS_BEFORE = np.array([2, 1, 1, 1, 1], np.int64)[:, None]

@@ -12,7 +12,7 @@ from medzip.entropy_model.llm.coding import Due
 from medzip.entropy_model.llm.neighbourhood import NEIGHBOURS, REACH, describe
 from medzip.entropy_model.llm.network import NeighbourNetwork
 from medzip.entropy_model.llm.prompts import PromptNetwork, unit
-from medzip.entropy_model.llm.schedule import lockstep, staggered
+from medzip.entropy_model.llm.schedule import Schedule, lockstep, staggered
 
 TOGETHER = 64
 """Patches of the `prompts` layout that advance together: more would push the KV cache out of a CPU's own."""
@@ -34,14 +34,19 @@ class NeighbourLayout:
         self._top = torch.tensor([float(high - low)])
         self._image = (height, width)
         self.length = channels * patch * patch
-        self.schedule = staggered((height, width), patch, self.length)
+        self.schedule = self.schedule_for(network, shape)
         self._pitch = width + 2 * REACH + patch
         self._plane = (height + 2 * REACH + patch) * self._pitch
         self._padded = np.zeros((2 + channels) * self._plane, np.int32)  # two empty slices before the stack
         self._deltas = np.array([dz * self._plane + dy * self._pitch + dx for dz, dy, dx in NEIGHBOURS])
         self._described: tuple[Tensor, Tensor, Tensor]
 
-    def begin(self, cache: SlotCache, patches: NDArray[np.int64]) -> None:
+    @staticmethod
+    def schedule_for(network: NeighbourNetwork, shape: tuple[int, int, int]) -> Schedule:
+        patch = network.config.patch
+        return staggered(shape[1:], patch, shape[0] * patch * patch)
+
+    def begin(self, cache: SlotCache, patches: NDArray[np.int64], first_slot: int) -> None:
         """Nothing: this layout has no prefix."""
 
     def locate(self, place: NDArray[np.int64]) -> Places:
@@ -85,7 +90,7 @@ class PromptLayout:
         self._unit = float(unit(low, high))
         self.length = channels * patch * patch
         self.prefix = network.config.global_prompts + self.length - 1
-        self.schedule = lockstep((height, width), patch, self.length, TOGETHER)
+        self.schedule = self.schedule_for(network, shape)
         margin = ((0, 0), (0, -height % patch), (0, -width % patch))
         self._base = np.pad(base.astype(np.int64), margin, mode="edge")
         self._base_value = np.clip(self._base - low, 0, 65535)
@@ -96,7 +101,12 @@ class PromptLayout:
         self._last_prompt = torch.zeros(self.schedule.slots, self._global.shape[-1])
         self._due: Due
 
-    def begin(self, cache: SlotCache, patches: NDArray[np.int64]) -> None:
+    @staticmethod
+    def schedule_for(network: PromptNetwork, shape: tuple[int, int, int]) -> Schedule:
+        patch = network.config.patch
+        return lockstep(shape[1:], patch, shape[0] * patch * patch, TOGETHER)
+
+    def begin(self, cache: SlotCache, patches: NDArray[np.int64], first_slot: int) -> None:
         if not len(patches):
             return
         rows = self.schedule.rows[patches][:, None] * self._patch
@@ -112,7 +122,7 @@ class PromptLayout:
             inputs_embeds=prefix,
             position_ids=torch.arange(self.prefix)[None],
             attention_mask=mask[None, None].expand(len(patches), 1, -1, -1),
-            past_key_values=PrefixCache(cache, slots),
+            past_key_values=PrefixCache(cache, first_slot + slots),
             use_cache=True,
         )
         self._last_prompt[slots] = local[:, -1]

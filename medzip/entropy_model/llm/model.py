@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,19 +16,28 @@ from numpy.typing import NDArray
 from medzip.coder.range_coder import Decoder, Encoder
 from medzip.entropy_model.contract import Chunk, ChunkHeader, Requirements
 from medzip.entropy_model.llm.cache import ATTENTION, SlotCache, register
-from medzip.entropy_model.llm.coding import Exchange, Layout, code_stack
+from medzip.entropy_model.llm.coding import Exchange, Layout, code_stacks
 from medzip.entropy_model.llm.layouts import NeighbourLayout, PromptLayout
 from medzip.entropy_model.llm.load import load_network
 from medzip.entropy_model.llm.network import NeighbourNetwork
-from medzip.errors import UnsupportedInputError
+from medzip.errors import ArchiveDamagedError, UnsupportedInputError
+from medzip.exact.mixture import Mixture
 from medzip.exact.symbols import decode_samples, encode_samples
 from medzip.weights.registry import Weights
+
+SLOTS_TOGETHER = 64
+"""Patches side by side: more of them spare steps, but their keys and values leave a CPU's cache."""
 
 SMALL_NETWORK = 20_000_000
 """Weights below which one thread is as fast as two (benchmarks.md)."""
 
 WIDEST = 1 << 24
 """Float32 holds integers up to here: a chunk whose values spread wider goes to another kind."""
+
+MOST_THREADS = 1 << 10
+"""More than any machine has that wrote archives; a hostile header must not start more."""
+
+_TORCH = threading.Lock()
 
 
 class LanguageModel:
@@ -60,71 +70,100 @@ class LanguageModel:
         if high - low >= WIDEST:
             raise UnsupportedInputError(f"the language model codes values that spread less than {WIDEST}, found {high - low}")
 
-        def send(stack: NDArray[np.int64]) -> Exchange:
-            flat = stack.reshape(-1)
+        flat = samples.reshape(-1)
 
-            def exchange(mixture: Any, places: NDArray[np.int64]) -> NDArray[np.int64]:
-                encode_samples(flat[places], mixture, low, high, coder)
-                return flat[places]
+        def exchange(mixture: Mixture, places: NDArray[np.int64]) -> NDArray[np.int64]:
+            encode_samples(flat[places], mixture, low, high, coder)
+            return flat[places]
 
-            return exchange
-
-        with self._threads_set(self._threads):
-            for first in range(0, len(samples), 3):
-                stack = samples[first : first + 3]
-                base = None if chunk.base is None else chunk.base[first : first + 3]
-                self._run(stack.shape, low, high, base, send(stack))
-        return {"low": low, "high": high, "threads": self._threads}
+        together = self._together(samples.shape[1:])
+        with self._alone(self._threads):
+            self._run(samples.shape, low, high, chunk.base, together, exchange)
+        return {"low": low, "high": high, "threads": self._threads, "together": together}
 
     def decode(self, header: ChunkHeader, coder: Decoder) -> NDArray[np.integer[Any]]:
         samples = np.zeros(header.shape, np.int64)
-        low, high = int(header.side["low"]), int(header.side["high"])
+        flat = samples.reshape(-1)
+        low, high, threads, together = _checked(header)
 
-        def receive(stack: NDArray[np.int64]) -> Exchange:
-            flat = stack.reshape(-1)
+        def exchange(mixture: Mixture, places: NDArray[np.int64]) -> NDArray[np.int64]:
+            flat[places] = decode_samples(mixture, low, high, coder)
+            return flat[places]
 
-            def exchange(mixture: Any, places: NDArray[np.int64]) -> NDArray[np.int64]:
-                flat[places] = decode_samples(mixture, low, high, coder)
-                return flat[places]
-
-            return exchange
-
-        with self._threads_set(int(header.side["threads"])):
-            for first in range(0, len(samples), 3):
-                stack = samples[first : first + 3]
-                base = None if header.base is None else header.base[first : first + 3]
-                self._run(stack.shape, low, high, base, receive(stack))
+        with self._alone(threads):
+            self._run(header.shape, low, high, header.base, together, exchange)
         return samples.astype(header.dtype)
 
-    def _run(self, shape: tuple[int, ...], low: int, high: int, base: NDArray[Any] | None, exchange: Exchange) -> None:
-        channels, rows, columns = shape
-        network, size = self._network, (channels, rows, columns)
-        layout: Layout
+    def _together(self, image: tuple[int, ...]) -> int:
+        """How many stacks to code side by side."""
+        network, stack = self._network, (3, image[0], image[1])
         if isinstance(network, NeighbourNetwork):
-            layout = NeighbourLayout(network, size, low, high)
+            slots = NeighbourLayout.schedule_for(network, stack).slots
         else:
-            if base is None:
-                raise UnsupportedInputError(f"model {self.name!r} needs a base layer, found none; choose another preset")
-            layout = PromptLayout(network, size, low, high, base)
-        backbone = network.config.backbone
-        cache = SlotCache(
-            layers=backbone["num_hidden_layers"],
-            slots=layout.schedule.slots,
-            heads=backbone["num_key_value_heads"],
-            length=layout.prefix + layout.length,
-            head_size=backbone["head_dim"],
-        )
-        with torch.inference_mode():
-            code_stack(network.backbone, cache, layout, size, network.config.patch, exchange)
+            slots = PromptLayout.schedule_for(network, stack).slots
+        return max(SLOTS_TOGETHER // slots, 1)
+
+    def _layout(self, shape: tuple[int, int, int], low: int, high: int, base: NDArray[Any] | None) -> Layout:
+        if isinstance(self._network, NeighbourNetwork):
+            return NeighbourLayout(self._network, shape, low, high)
+        if base is None:
+            raise UnsupportedInputError(f"model {self.name!r} needs a base layer, found none; choose another preset")
+        return PromptLayout(self._network, shape, low, high, base)
+
+    def _run(
+        self, shape: tuple[int, ...], low: int, high: int, base: NDArray[Any] | None, together: int, exchange: Exchange
+    ) -> None:
+        """All stacks of a chunk of `shape` (planes, rows, columns), so many side by side."""
+        planes, rows, columns = shape
+        plane, backbone = rows * columns, self._network.config.backbone
+        for begin in range(0, planes, 3 * together):
+            stacks = [
+                self._layout(
+                    (min(3, planes - first), rows, columns), low, high, None if base is None else base[first : first + 3]
+                )
+                for first in range(begin, min(begin + 3 * together, planes), 3)
+            ]
+            cache = SlotCache(
+                layers=backbone["num_hidden_layers"],
+                slots=sum(layout.schedule.slots for layout in stacks),
+                heads=backbone["num_key_value_heads"],
+                length=max(layout.prefix + layout.length for layout in stacks),
+                head_size=backbone["head_dim"],
+            )
+
+            def shifted(mixture: Mixture, places: NDArray[np.int64], begin: int = begin) -> NDArray[np.int64]:
+                return exchange(mixture, places + begin * plane)
+
+            code_stacks(self._network.backbone, cache, stacks, (rows, columns), self._network.config.patch, shifted)
 
     @contextmanager
-    def _threads_set(self, threads: int) -> Iterator[None]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    def _alone(self, threads: int) -> Iterator[None]:
+        """One chunk at a time, with so many threads: torch has one number of threads for all that runs in a process."""
+        with _TORCH, torch.inference_mode():
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(before)
+
+
+def _checked(header: ChunkHeader) -> tuple[int, int, int, int]:
+    """Lowest and highest value, threads, and stacks side by side, of a chunk's side information."""
+    limits = np.iinfo(header.dtype)
+    match header.side:
+        case {"low": int(low), "high": int(high), "threads": int(threads), "together": int(together)} if (
+            limits.min <= low <= high <= limits.max
+            and high - low < WIDEST
+            and type(threads) is int  # torch refuses True
+            and 1 <= threads <= MOST_THREADS
+            and 1 <= together <= SLOTS_TOGETHER
+        ):
+            return low, high, threads, together
+    raise ArchiveDamagedError(
+        "chunk header of a language model: expected a range of values and numbers of threads and stacks, found others; "
+        "restore the archive from a copy"
+    )
 
 
 def platform(threads: int) -> dict[str, Any]:

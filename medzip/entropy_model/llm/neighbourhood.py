@@ -1,7 +1,7 @@
 """Which voxels the `llm` layout sees, and what it tells the language model about them.
 
-Everything is relative to a local prediction and in units of a local power of two, so that one model serves 8 to 16 bits
-(DESIGN.md section 5). Neighbours are (slice, row, column) offsets inside a stack of three slices.
+Everything is relative to a local prediction and in units of a local power of two, so that one model serves 8 to 16 bits.
+Neighbours are (slice, row, column) offsets inside a stack of three slices.
 """
 
 from __future__ import annotations

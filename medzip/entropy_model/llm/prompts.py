@@ -3,7 +3,7 @@
 Du et al., Large Language Model for Lossless Image Compression with Visual Prompts, sections 3.1 and 3.2. A sequence is
 [global prompt | local prompt | residual tokens]. Two things are medzip's: values of more than 8 bits are embedded as the
 sum of a high and a low part, and the value tables start smooth, with row, column and channel told apart, because a small
-language model has no room to learn arithmetic from tables (DESIGN.md section 6).
+language model has no room to learn arithmetic from tables.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def staggered(image: tuple[int, int], patch: int, length: int) -> Schedule:
 
     So when voxel j of a patch is due, its left neighbour has finished the same row, and the three above have finished the
     same slice: every voxel before it in the image's own raster order is decoded, and of the slices before everything
-    within two voxels (DESIGN.md section 6; `tests/test_llm.py` proves it for each neighbour).
+    within two voxels (`tests/test_llm.py` proves it for each neighbour; docs/decisions/0003).
     """
     down, across = -(-image[0] // patch), -(-image[1] // patch)
     rows, columns = (grid.ravel() for grid in np.mgrid[0:down, 0:across])

@@ -1,0 +1,46 @@
+"""What an archive says of itself, as JSON-able data."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from medzip.archive import Archive
+from medzip.chunks import MODEL
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What `medzip.info` gives; no chunk is decoded. Raises what opening an archive raises."""
+    with Archive(path) as archive:
+        chunks, samples_by_model = _chunks(archive)
+        sections: dict[str, int] = {}
+        for section in archive.reader.sections:
+            sections[section.type] = sections.get(section.type, 0) + section.end - section.offset
+        samples = sum(prod(volume.shape) for volume in archive.volumes)
+        head = dict(archive.head)
+        weights, volumes = head.pop("weights", None), head.pop("volumes", [])
+        return {
+            **head,
+            "weights": weights.hex() if isinstance(weights, bytes) else None,
+            "archive_bytes": path.stat().st_size,
+            "original_bytes": sum(record["bytes"] for record in archive.files),
+            "volumes": volumes,
+            "samples": samples,
+            "chunks": chunks,
+            "model_share": samples_by_model / samples if samples else 0.0,
+            "sections": sections,
+            "repaired": list(archive.repaired),
+            "files": [{**record, "sha256": record["sha256"].hex()} for record in archive.files],
+        }
+
+
+def _chunks(archive: Archive) -> tuple[dict[str, int], int]:
+    """How many chunks there are of each kind, and how many samples an entropy model coded."""
+    counts, samples = dict[str, int](), 0
+    for number, entry in enumerate(archive.reader.chunks):
+        kind = archive.header(number)["kind"]
+        counts[kind] = counts.get(kind, 0) + 1
+        if kind == MODEL and entry.volume is not None and entry.count is not None:
+            samples += entry.count * prod(archive.volumes[entry.volume].shape[1:3])
+    return counts, samples
