@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import resource
 import signal
 import struct
 import subprocess
@@ -466,6 +465,8 @@ def test_salvage_of_an_intact_archive_is_decompress(scan: tuple[Path, dict[str, 
 
 def child(code: str, *arguments: Path, limit: int | None = None) -> subprocess.CompletedProcess[str]:
     def limited() -> None:
+        import resource  # not on Windows
+
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 

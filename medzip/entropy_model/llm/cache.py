@@ -15,11 +15,12 @@ ATTENTION = "medzip_slots"
 
 
 class SlotCache:
-    """Keys and values of (layers, slots, key/value heads, length, head size); stands in for a transformers Cache."""
+    """Keys (layers, slots, key/value heads, head size, length), the way they are multiplied, and values (layers, slots,
+    key/value heads, length, head size); stands in for a transformers Cache."""
 
     def __init__(self, layers: int, slots: int, heads: int, length: int, head_size: int) -> None:
-        shape = (layers, slots, heads, length, head_size)
-        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        self.keys = torch.zeros(layers, slots, heads, head_size, length)
+        self.values = torch.zeros(layers, slots, heads, length, head_size)
         self._slots = torch.arange(slots)
         self._positions = self._slots
         self._reach = 0
@@ -32,9 +33,9 @@ class SlotCache:
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by each attention layer with its new (slots, heads, 1, head size)."""
-        self.keys[layer][self._slots, :, self._positions] = keys[:, :, 0]
+        self.keys[layer][self._slots, :, :, self._positions] = keys[:, :, 0]
         self.values[layer][self._slots, :, self._positions] = values[:, :, 0]
-        return self.keys[layer][:, :, : self._reach], self.values[layer][:, :, : self._reach]
+        return self.keys[layer][..., : self._reach].transpose(2, 3), self.values[layer][:, :, : self._reach]
 
     def get_seq_length(self, *_: Any) -> int:
         return self._reach
@@ -47,7 +48,7 @@ class PrefixCache:
         self._cache, self._slots = cache, slots
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self._cache.keys[layer][self._slots, :, : keys.shape[2]] = keys
+        self._cache.keys[layer][self._slots, :, :, : keys.shape[2]] = keys.transpose(2, 3)
         self._cache.values[layer][self._slots, :, : values.shape[2]] = values
         return keys, values
 
@@ -65,12 +66,14 @@ def attend(
     """
     slots, heads, tokens, size = query.shape
     shared = key.shape[1]
-    folded = query.reshape(slots, shared, heads // shared * tokens, size)
-    scores = (folded @ key.transpose(2, 3)).mul_(scaling).view(slots, shared, heads // shared, tokens, -1)
-    if mask is not None:
-        scores = scores + mask[:, :, None]
-    weights = torch.softmax(scores, -1).view(slots, shared, heads // shared * tokens, -1)
-    out = (weights @ value).view(slots, heads, tokens, size)
+    batch, rows = slots * shared, heads // shared * tokens
+    products = query.reshape(batch, rows, size), key.transpose(2, 3).flatten(0, 1)
+    if mask is None:
+        scores = torch.bmm(*products).mul_(scaling)
+    else:
+        hidden = mask.expand(slots, shared, tokens, -1).flatten(0, 1)
+        scores = torch.baddbmm(hidden if tokens == 1 else hidden.repeat(1, heads // shared, 1), *products, alpha=scaling)
+    out = torch.bmm(torch.softmax(scores, -1), value.flatten(0, 1)).view(slots, heads, tokens, size)
     return out.transpose(1, 2).contiguous(), None
 
 
