@@ -131,7 +131,8 @@ def _compress_file(source: Path, out: Path | None, settings: _Settings) -> Compr
 def _compress_folder(source: Path, out: Path | None, settings: _Settings) -> Iterator[Compressed]:
     """All groups of a folder, then its manifest; what fails is raised when all others are done, and leaves no manifest."""
     if out is not None and out.suffix == SUFFIX:
-        raise UsageError(f"{out}: expected a folder for the archives of a folder, found the name of one archive")
+        yield _compress_only_group(source, out, settings)
+        return
     target = source.absolute().parent / (source.absolute().name + SUFFIX) if out is None else out
     groups = sources.groups(source, settings.guarantee)
     _make_folder(target)
@@ -163,6 +164,15 @@ def _compress_folder(source: Path, out: Path | None, settings: _Settings) -> Ite
             yield made
     if failures:
         raise type(failures[0])("; ".join(map(str, failures)))
+
+
+def _compress_only_group(source: Path, out: Path, settings: _Settings) -> Compressed:
+    """A folder that holds one series, or one file, as one archive without a manifest."""
+    groups = sources.groups(source, settings.guarantee)
+    if len(groups) != 1:
+        raise UsageError(f"{out}: expected a folder for the {len(groups)} archives of {source}, found the name of one archive")
+    made, _ = _compress_group(groups[0], out, settings)
+    return _removed(made, source, groups[0]) if settings.remove else made
 
 
 def _compress_group(group: sources.Group, target: Path, settings: _Settings) -> tuple[Compressed, list[dict[str, Any]]]:

@@ -220,12 +220,11 @@ def test_a_folder_whose_archives_exist_is_not_overwritten_unless_asked(archive: 
     assert contents(archive) == before
 
 
-@pytest.mark.parametrize("out", ["one.mdz", "file"])
-def test_a_folder_needs_a_folder_for_its_archives(tmp_path: Path, out: str) -> None:
+def test_a_folder_needs_a_folder_for_its_archives(tmp_path: Path) -> None:
     source = written(tmp_path / "source", {"scan.npy": npy(smooth((1, 3, 3)))})
     (tmp_path / "file").write_bytes(b"mine")
-    with pytest.raises((UsageError, StorageError)):
-        pipeline.compress(source, tmp_path / out)
+    with pytest.raises(StorageError):
+        pipeline.compress(source, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
@@ -267,3 +266,15 @@ def test_a_file_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/source/\xff.npy")).write_bytes(npy(np.zeros((1, 2, 2), "u1")))
     with pytest.raises(UnsupportedInputError):
         pipeline.compress(tmp_path / "source", tmp_path / "archive")
+
+
+def test_a_folder_of_one_series_can_become_one_archive(tmp_path: Path) -> None:
+    source = written(tmp_path / "series", files_of("dcm", smooth((3, 4, 5), "u2")))
+    [made] = pipeline.compress(source, tmp_path / "one.mdz")
+    assert made.archive == str(tmp_path / "one.mdz")
+    pipeline.decompress(tmp_path / "one.mdz", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(source)
+    written(source, {"notes.txt": b"no part of the series"})
+    with pytest.raises(UsageError, match="2 archives"):
+        pipeline.compress(source, tmp_path / "two.mdz")
+    assert not (tmp_path / "two.mdz").exists()
