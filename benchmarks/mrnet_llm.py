@@ -35,13 +35,13 @@ def jpeg_xl_bytes(slices: NDArray[np.uint8]) -> int:
     return sum(len(imagecodecs.jpegxl_encode(np.ascontiguousarray(plane), lossless=True, effort=7)) for plane in slices)
 
 
-def coded(slices: NDArray[np.uint8], preset: str, weights: str | None = None) -> dict[str, Any]:
-    """The archive of some slices, really written and verified."""
+def coded(slices: NDArray[np.uint8], preset: str, weights: str | None = None, verify: bool = True) -> dict[str, Any]:
+    """The archive of some slices, really written, and verified by decoding unless told otherwise."""
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder, "stack.npy")
         np.save(scan, slices)
         began = time.monotonic()
-        [made] = medzip.compress(scan, preset=preset, weights=weights)
+        [made] = medzip.compress(scan, preset=preset, weights=weights, verify=verify)
         seconds = time.monotonic() - began
         [group] = sources.groups(scan)
         packed, _ = skeleton.pack(sources.read(group)[0])
@@ -51,6 +51,7 @@ def coded(slices: NDArray[np.uint8], preset: str, weights: str | None = None) ->
             "jpeg_xl": jpeg_xl_bytes(slices) + len(packed),
             "samples": made.samples,
             "model_share": made.model_share,
+            "verified": made.verified,
             "seconds": seconds,
         }
 
@@ -64,11 +65,13 @@ def cross_entropy(network: Network, stack: NDArray[np.uint8], low: int, high: in
     return len(payload) + stack_bits(network, stack, low, high, seen[: len(stack)]) / 8
 
 
-def measure(volume: NDArray[np.uint8], preset: str, weights: Weights, network: Network, whole: bool) -> dict[str, Any]:
+def measure(
+    volume: NDArray[np.uint8], preset: str, weights: Weights, network: Network, whole: bool, verify: bool
+) -> dict[str, Any]:
     """Coded size and cross-entropy of the middle stack, and of all stacks by cross-entropy where asked for."""
     first = len(volume) // 2 // 3 * 3
     middle, layer = volume[first : first + 3], PRESETS[preset].base_layer
-    result = coded(middle, preset, weights.name)
+    result = coded(middle, preset, weights.name, verify)
     result["cross_entropy"] = cross_entropy(network, middle, int(middle.min()), int(middle.max()), layer)
     if whole:
         stacks = [volume[z : z + 3] for z in range(0, len(volume), 3)]
@@ -108,6 +111,7 @@ def main() -> None:
     arguments.add_argument("--models", choices=["open", "all"], default="all")
     arguments.add_argument("--volumes", nargs="+", default=["mrnet/dev/*"], help="patterns of paths in the manifest")
     arguments.add_argument("--whole", action="store_true")
+    arguments.add_argument("--no-verify", dest="verify", action="store_false", help="half the time; sizes are the same")
     given = arguments.parse_args()
     weights = select(given.preset, given.models)
     network = load_network(weights.path)
@@ -115,7 +119,7 @@ def main() -> None:
     for row in rows(given.data, given.volumes):
         if row["path"] not in results:
             volume = load(given.data, row).samples.astype(np.uint8)
-            results[row["path"]] = measure(volume, given.preset, weights, network, given.whole)
+            results[row["path"]] = measure(volume, given.preset, weights, network, given.whole, given.verify)
             given.results.write_text(json.dumps(results, indent=1))
             last = results[row["path"]]
             print(f"{row['path']}: {last['archive'] / last['jpeg_xl']:.4f} in {last['seconds']:.0f} s", flush=True)
