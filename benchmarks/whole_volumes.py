@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import imagecodecs
@@ -41,10 +42,12 @@ def line(name: str, archive: int, reference: int, samples: int, share: float, se
     return f"| {name} | {8 * archive / samples:.3f} | {8 * reference / samples:.3f} | {archive / reference:.4f} | {speed} |"
 
 
-def mrnet_lines(data: Path, preset: str) -> Iterator[str]:
+def mrnet_lines(data: Path, preset: str, exams: str) -> Iterator[str]:
     """One row for each plane, all slices of all volumes."""
     for plane in ("axial", "coronal", "sagittal"):
-        results = [coded(load(data, row).samples.astype(np.uint8), preset) for row in rows(data, [f"mrnet/dev/*{plane}*"])]
+        results = [coded(load(data, row).samples.astype(np.uint8), preset) for row in rows(data, [f"mrnet/dev/{exams}_{plane}*"])]
+        if not results:
+            continue
         total = {key: sum(result[key] for result in results) for key in ("archive", "jpeg_xl", "samples", "seconds")}
         share = sum(result["model_share"] * result["samples"] for result in results) / total["samples"]
         yield line(
@@ -52,9 +55,9 @@ def mrnet_lines(data: Path, preset: str) -> Iterator[str]:
         )
 
 
-def series_lines(data: Path, preset: str) -> Iterator[str]:
+def series_lines(data: Path, preset: str, names: str) -> Iterator[str]:
     """One row for each entry of DATA/dev that has native voxels."""
-    for source in sorted((data / "dev").iterdir()):
+    for source in sorted((data / "dev").glob(names)):
         groups = [group for group in sources.groups(source, "content") if sources.read(group)[1]]
         if not groups:
             continue
@@ -71,10 +74,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="A portable preset on whole held-out volumes.")
     arguments.add_argument("--data", type=Path, required=True)
     arguments.add_argument("--preset", default="default")
+    arguments.add_argument("--exams", default="*", help="pattern of MRNet exams")
+    arguments.add_argument("--series", default="*", help="pattern of names in DATA/dev")
     given = arguments.parse_args()
     print("| volume | bpsp | JPEG XL bpsp | ratio | by the model | encode and verify, Mvoxel/s |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for row in (*mrnet_lines(given.data, given.preset), *series_lines(given.data, given.preset)):
+    for row in chain(mrnet_lines(given.data, given.preset, given.exams), series_lines(given.data, given.preset, given.series)):
         print(row, flush=True)
 
 
