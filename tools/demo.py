@@ -8,6 +8,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from medzip.bench.codecs import JPEG_XL
+from medzip.bench.table import Row, render
 
 ROOT = Path(__file__).resolve().parents[1]
 SCAN = ROOT / "sample_data" / "mr_head_6_slices.nii"
