@@ -29,7 +29,7 @@ SLOTS_TOGETHER = 64
 """Patches side by side: more of them spare steps, but their keys and values leave a CPU's cache."""
 
 SMALL_NETWORK = 20_000_000
-"""Weights below which one thread is as fast as two (benchmarks.md)."""
+"""Weights below which a network runs on one thread."""
 
 WIDEST = 1 << 24
 """Float32 holds integers up to here: a chunk whose values spread wider goes to another kind."""
@@ -52,7 +52,7 @@ class LanguageModel:
         self._weights = weights
         register()
         self._network = load_network(weights.path, ATTENTION)
-        # A step of a small network is too short to be shared: a second thread costs more than it brings.
+        # A step of a small network is too short to be shared well, and fewer threads are less for a decoder to match.
         small = sum(weight.numel() for weight in self._network.parameters()) < SMALL_NETWORK
         self._threads = threads or (1 if small else torch.get_num_threads())
 
