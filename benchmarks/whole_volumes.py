@@ -21,14 +21,14 @@ import numpy as np
 import medzip
 from benchmarks.mrnet_llm import coded
 from fine_tune.datasets.manifest import load, rows
-from medzip import skeleton, sources, stacks
+from medzip import stacks
+from medzip.bench.measure import Scan, read_scans
 
 
-def jpeg_xl_bytes(group: sources.Group) -> tuple[int, int]:
+def jpeg_xl_bytes(scan: Scan) -> tuple[int, int]:
     """Bytes of lossless JPEG XL of all planes with the skeleton's added, and how many samples there are."""
-    files, volumes = sources.read(group)
-    total, samples = len(skeleton.pack(files)[0]), 0
-    for volume in volumes:
+    total, samples = scan.skeleton_bytes, 0
+    for volume in scan.volumes:
         lowest = int(volume.samples.min())
         shifted = (volume.samples.astype(np.int64) - min(lowest, 0)).astype(np.uint16)
         total += sum(len(imagecodecs.jpegxl_encode(plane, lossless=True, effort=7)) for plane in stacks.planes(shifted).copy())
@@ -58,14 +58,14 @@ def mrnet_lines(data: Path, preset: str, exams: str) -> Iterator[str]:
 def series_lines(data: Path, preset: str, names: str) -> Iterator[str]:
     """One row for each entry of DATA/dev that has native voxels."""
     for source in sorted((data / "dev").glob(names)):
-        groups = [group for group in sources.groups(source, "content") if sources.read(group)[1]]
-        if not groups:
+        scans = read_scans(source)
+        if not scans:
             continue
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()
             made = [one for one in medzip.compress(source, folder, preset=preset, guarantee="content") if one.samples]
             seconds = time.monotonic() - began
-        reference, samples = (sum(part) for part in zip(*map(jpeg_xl_bytes, groups), strict=True))
+        reference, samples = (sum(part) for part in zip(*map(jpeg_xl_bytes, scans), strict=True))
         share = sum(one.model_share * one.samples for one in made) / samples
         yield line(source.name, sum(one.archive_bytes for one in made), reference, samples, share, seconds)
 

@@ -10,7 +10,7 @@ import contextlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from medzip.container import cbor
 from medzip.container.checksum import crc32c
 from medzip.container.sections import is_natural
 from medzip.entropy_model.contract import Chunk, ChunkHeader, EntropyModel, Requirements
-from medzip.entropy_model.registry import digest_for, entropy_model
+from medzip.entropy_model.registry import digests_for, entropy_model
 from medzip.errors import ArchiveDamagedError, ModelMismatchError, UnsupportedArchiveError, UnsupportedInputError, UsageError
 from medzip.presets import Preset
 
@@ -30,6 +30,10 @@ MODEL = "model"
 BYTE_KINDS = ("zstd", "stored")
 CHUNK_SAMPLES = 1 << 26
 """A chunk of more planes than one stack holds no more samples than this."""
+PART = (4, 96, 96)
+"""So much of a chunk is coded with each of several weights, to choose among them."""
+SMALL_CHUNK = 1 << 16
+"""Chunks of fewer samples are coded in all ways: that costs nothing."""
 LARGEST_STACK = 1 << 29
 """Bytes of the samples of a stack, at most: a reader's limit for a chunk is far above it."""
 
@@ -54,17 +58,22 @@ class ChunkCoder:
 
     def __init__(self, preset: Preset, models: str, weights: str | None = None) -> None:
         self._preset = preset
-        self._digest = digest_for(preset.model, models, weights)
-        if weights is not None and self._digest is None:
+        allowed = digests_for(preset.model, preset.weights, models, weights)
+        digests = allowed if preset.tries_weights else allowed[:1]
+        self.weights = tuple(digest for digest in digests if digest is not None)
+        """SHA-256 (hex) of all weights that chunks may be coded with."""
+        self._models: list[tuple[str | None, EntropyModel]] = [(d, entropy_model(preset.model, d)) for d in digests]
+        if weights is not None and not self.weights:
             raise UsageError(f"--model {weights}: expected a preset with a model that has weights, found one without")
-        self._model: EntropyModel = entropy_model(preset.model, self._digest)
 
     def requirements(self) -> Requirements:
-        """What a decoder needs for chunks of kind `model`."""
-        requirements = self._model.requirements()
-        if self._preset.base_layer == "none" or base_layer.base_layer(self._preset.base_layer).portable:
-            return requirements
-        return Requirements(requirements.weights, False, requirements.licence_class, requirements.platform)
+        """What a decoder needs for chunks of kind `model`, whichever of the weights they are coded with."""
+        each = [model.requirements() for _, model in self._models]
+        portable = self._preset.base_layer == "none" or base_layer.base_layer(self._preset.base_layer).portable
+        research = any(one.licence_class == "research" for one in each)
+        return replace(
+            each[0], portable=portable and all(one.portable for one in each), licence_class="research" if research else "open"
+        )
 
     def runs(self, planes: Samples, name: str) -> list[tuple[int, int]]:
         """(first plane, number of planes) of every chunk of a volume's planes; `name` is the archive's.
@@ -80,8 +89,24 @@ class ChunkCoder:
         return stacks.chunks(len(planes), min(self._preset.planes_per_chunk, CHUNK_SAMPLES // plane.size))
 
     def encode(self, planes: Samples) -> CodedChunk:
-        """The smallest of all ways to code `planes` (planes, rows, columns) that take its dtype."""
-        return min(self._candidates(planes), key=lambda coded: coded.size)
+        """The smallest of all ways to code `planes` (planes, rows, columns) that take its dtype.
+
+        A preset that is not thorough tries the other ways only where the model's size looks bad beside lossless JPEG XL of the
+        middle plane, or beside the samples themselves.
+        """
+        crc = samples_crc(planes)
+        by_model = None
+        if np.issubdtype(planes.dtype, np.integer):
+            with contextlib.suppress(UnsupportedInputError):  # other kinds take everything
+                by_model = self._by_model(planes, crc)
+        if by_model is not None and not self._preset.thorough and _looks_good(by_model, planes):
+            return by_model
+        others = (
+            CodedChunk({"kind": kind.name, "crc": crc}, kind.encode(planes))
+            for kind in chunk_kinds.KINDS.values()
+            if kind.accepts(planes.dtype)
+        )
+        return min((*([by_model] if by_model is not None else []), *others), key=lambda coded: coded.size)
 
     def encode_bytes(self, data: Samples) -> CodedChunk:
         """Bytes that are no samples, uint8 (1, 1, n): no model and no image codec has anything to say about them."""
@@ -89,26 +114,47 @@ class ChunkCoder:
         kinds = (chunk_kinds.KINDS[name] for name in BYTE_KINDS)
         return min((CodedChunk({"kind": kind.name, "crc": crc}, kind.encode(data)) for kind in kinds), key=lambda c: c.size)
 
-    def _candidates(self, planes: Samples) -> Iterator[CodedChunk]:
-        crc = samples_crc(planes)
-        if np.issubdtype(planes.dtype, np.integer):
-            with contextlib.suppress(UnsupportedInputError):  # the codecs below take everything
-                yield self._by_model(planes, crc)
-        for kind in chunk_kinds.KINDS.values():
-            if kind.accepts(planes.dtype):
-                yield CodedChunk({"kind": kind.name, "crc": crc}, kind.encode(planes))
-
     def _by_model(self, planes: Samples, crc: int) -> CodedChunk:
         integers: NDArray[np.integer[Any]] = planes  # type: ignore[assignment]  # checked by the caller
         payload, seen = _encode_base(self._preset.base_layer, integers)
+        digest, model = self._cheapest_model(integers)
         coder = Encoder()
-        side = self._model.encode(Chunk(integers, seen), coder)
-        header = {"kind": MODEL, "crc": crc, "model": self._model.name, "side": side}
-        if self._digest is not None:
-            header["weights"] = bytes.fromhex(self._digest)
+        side = model.encode(Chunk(integers, seen), coder)
+        header = {"kind": MODEL, "crc": crc, "model": model.name, "side": side}
+        if digest is not None:
+            header["weights"] = bytes.fromhex(digest)
         if seen is not None:
             header["base"] = {"layer": self._preset.base_layer, "crc": samples_crc(seen)}
         return CodedChunk(header, coder.finish(), payload)
+
+    def _cheapest_model(self, planes: NDArray[np.integer[Any]]) -> tuple[str | None, EntropyModel]:
+        """The model whose weights code a part of the chunk in the fewest bytes, the first of equals."""
+        if len(self._models) == 1:
+            return self._models[0]
+        part = _part(planes)
+
+        def size(candidate: tuple[str | None, EntropyModel]) -> int:
+            coder = Encoder()
+            candidate[1].encode(Chunk(part), coder)
+            return len(coder.finish())
+
+        return min(self._models, key=size)
+
+
+def _part(planes: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """The middle of a chunk, on which weights are tried."""
+    starts = [max((length - limit) // 2, 0) for length, limit in zip(planes.shape, PART, strict=True)]
+    z, y, x = (slice(start, start + limit) for start, limit in zip(starts, PART, strict=True))
+    return planes[z, y, x]
+
+
+def _looks_good(coded: CodedChunk, planes: Samples) -> bool:
+    """Whether a chunk's model is worth no second thought: smaller than lossless JPEG XL by the measure of the middle plane."""
+    jpeg_xl = chunk_kinds.KINDS["jpeg_xl"]
+    if coded.size >= planes.nbytes or planes.size < SMALL_CHUNK or not jpeg_xl.accepts(planes.dtype):
+        return False
+    middle = planes[len(planes) // 2 : len(planes) // 2 + 1]
+    return coded.size < len(jpeg_xl.encode(middle)) * len(planes)
 
 
 def in_order(work: Callable[[Any], Any], items: Sequence[Any], jobs: int) -> Iterator[Any]:

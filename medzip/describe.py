@@ -22,7 +22,7 @@ def describe(path: Path) -> dict[str, Any]:
         weights, volumes = head.pop("weights", None), head.pop("volumes", [])
         return {
             **head,
-            "weights": weights.hex() if isinstance(weights, bytes) else None,
+            "weights": [digest.hex() for digest in ([weights] if isinstance(weights, bytes) else weights or [])],
             "archive_bytes": path.stat().st_size,
             "original_bytes": sum(record["bytes"] for record in archive.files),
             "volumes": volumes,

@@ -18,7 +18,7 @@ import medzip
 from medzip.errors import MedzipError, VerificationError
 from medzip.weights.registry import Weights
 
-REQUIRED = ("numpy", "imagecodecs", "constriction", "cbor2", "zstandard", "pcodec", "google-crc32c", "reedsolo", "rich")
+REQUIRED = ("numpy", "numba", "imagecodecs", "constriction", "cbor2", "zstandard", "pcodec", "google-crc32c", "reedsolo", "rich")
 OPTIONAL = ("torch", "transformers", "safetensors", "peft", "pydicom", "nibabel", "pynetdicom", "dask", "zarr", "tomoz")
 IMAGE_CODECS = {"JPEG XL": "JPEGXL", "JPEG-LS": "JPEGLS", "JPEG 2000": "JPEG2K", "HTJ2K": "HTJ2K", "PNG": "PNG"}
 INT8_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")

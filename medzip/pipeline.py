@@ -228,8 +228,9 @@ def _head(settings: _Settings, group: sources.Group, volumes: list[Volume]) -> d
         "licence_class": requirements.licence_class,
         "volumes": [_volume_record(volume) for volume in volumes],
     }
-    if requirements.weights is not None:
-        head["weights"] = bytes.fromhex(requirements.weights)
+    weights = [bytes.fromhex(digest) for digest in settings.coder.weights]
+    if weights:
+        head["weights"] = weights[0] if len(weights) == 1 else weights
     if requirements.platform:
         head["platform"] = requirements.platform
     return head

@@ -7,17 +7,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """`model` is the entropy model, `base_layer` what the model sees of a chunk in advance, `planes_per_chunk` how many
-    planes (slices, or colours of RGB frames) are coded together, a multiple of 3."""
+    """`model` is the entropy model, `weights` the kind of its weights, `base_layer` what the model sees of a chunk in advance,
+    `planes_per_chunk` how many planes (slices, or colours of RGB frames) are coded together, a multiple of 3.
+
+    A preset that `tries_weights` codes a part of each chunk with all weights that are allowed and takes the best, others take the
+    first. A `thorough` one codes each chunk in all ways and keeps the smallest.
+    """
 
     description: str
     model: str
+    weights: str
     base_layer: str
     planes_per_chunk: int
+    tries_weights: bool
+    thorough: bool
 
 
 PRESETS: dict[str, Preset] = {
-    "default": Preset("adaptive integer model, decodes on any machine", "parametric", "none", 33),
-    "llm": Preset("language model over neighbouring voxels, smallest, slow, not portable", "llm", "none", 12),
-    "paper": Preset("language model over a lossy JPEG XL base, as published, slow, not portable", "paper", "jxl_lossy", 12),
+    "default": Preset("small network in integers, decodes on any machine", "pixel", "pixel", "none", 33, True, False),
+    "parametric": Preset("adaptive contexts without weights, decodes on any machine", "parametric", "", "none", 33, False, True),
+    "llm": Preset("language model over neighbouring voxels, slow, not portable", "llm", "llm", "none", 12, False, True),
+    "paper": Preset(
+        "language model over a lossy JPEG XL base, as published, slow, not portable",
+        "paper",
+        "paper",
+        "jxl_lossy",
+        12,
+        False,
+        True,
+    ),
 }

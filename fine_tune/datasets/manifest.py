@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medzip import sources
+
 
 @dataclass(frozen=True)
 class TrainingVolume:
@@ -37,8 +39,13 @@ def rows(folder: Path, include: Sequence[str], exclude: Sequence[str] = ()) -> l
 
 
 def load(folder: Path, row: dict[str, str]) -> TrainingVolume:
-    """The volume of one line of the manifest."""
+    """The volume of one line of the manifest: a lossless JPEG XL file, or the first one of what medzip reads there."""
     import imagecodecs
+
+    if not row["path"].endswith(".jxl"):
+        _, volumes = sources.read(next(iter(sources.groups(folder / row["path"], "content"))))
+        samples = volumes[0].samples.reshape(-1, *volumes[0].samples.shape[-2:]).astype(np.int64)
+        return TrainingVolume(row, (samples - samples.min()).astype(np.int32))
 
     shape = tuple(int(n) for n in row["shape"].split("x"))
     coded = imagecodecs.jpegxl_decode((folder / row["path"]).read_bytes()).reshape(shape).astype(np.int64)

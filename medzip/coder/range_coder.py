@@ -38,10 +38,9 @@ class Encoder:
     """Writes symbols, first in first out."""
 
     def __init__(self) -> None:
-        import constriction
-
-        self._coder = constriction.stream.queue.RangeEncoder()
-        self._model = _categorical()
+        self._coder: Any = None
+        self._model: Any = None
+        self._taken: bytes | None = None
 
     def encode(self, symbols: NDArray[np.int32], frequencies: NDArray[np.int64]) -> None:
         """Writes `symbols` (n,), each in 0..15, under `frequencies` (n, 16), each row >= 0 and summing to 2^16.
@@ -52,6 +51,10 @@ class Encoder:
             raise ValueError(f"expected frequencies ({len(symbols)}, {SYMBOLS}), found {frequencies.shape}")
         if not len(symbols):
             return
+        if self._coder is None:
+            import constriction
+
+            self._coder, self._model = constriction.stream.queue.RangeEncoder(), _categorical()
         if int(frequencies.sum()) != TOTAL * len(symbols):
             raise ValueError(f"every row of frequencies must sum to {TOTAL}")
         try:
@@ -59,25 +62,31 @@ class Encoder:
         except Exception as error:
             raise ValueError(f"the range coder refused the symbols: {error}") from error
 
+    def take(self, payload: bytes) -> None:
+        """Takes all symbols as a compiled coder has written them, which is then what `finish` gives."""
+        self._taken = payload
+
     def finish(self) -> bytes:
         """All that was written: 32-bit words, little endian, never empty."""
+        if self._taken is not None:
+            return self._taken
+        if self._coder is None:
+            return _NO_SYMBOLS
         return bytes(self._coder.get_compressed().astype("<u4").tobytes()) or _NO_SYMBOLS
 
 
 class Decoder:
-    """Reads what an Encoder wrote, given the same frequencies in the same order."""
+    """Reads what an Encoder wrote, given the same frequencies in the same order; `data` is for compiled coders to read."""
 
     def __init__(self, data: bytes) -> None:
         """Raises ArchiveDamagedError where `data` is empty or no whole number of 32-bit words."""
-        import constriction
-
         if not data or len(data) % 4:
             raise ArchiveDamagedError(
                 f"coded payload: expected one or more words of 4 bytes, found {len(data)} bytes; restore the archive from a copy"
             )
-        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
-        self._model = _categorical()
-        self._started = False
+        self.data = data
+        self._coder: Any = None
+        self._model: Any = None
 
     def decode(self, frequencies: NDArray[np.int64]) -> NDArray[np.int32]:
         """The next n symbols (n,) under `frequencies` (n, 16), rows summing to 2^16.
@@ -86,7 +95,11 @@ class Decoder:
         """
         if not len(frequencies):
             return np.zeros(0, np.int32)
-        self._started = True
+        if self._coder is None:
+            import constriction
+
+            words = np.frombuffer(self.data, "<u4").astype(np.uint32)
+            self._coder, self._model = constriction.stream.queue.RangeDecoder(words), _categorical()
         try:
             symbols: NDArray[np.int32] = self._coder.decode(self._model, _probabilities(frequencies))
         except Exception as error:
@@ -98,4 +111,4 @@ class Decoder:
 
     def done(self) -> bool:
         """False where words are certainly left, which after the last symbol means damage; True proves nothing."""
-        return bool(self._coder.maybe_exhausted()) or not self._started
+        return self._coder is None or bool(self._coder.maybe_exhausted())

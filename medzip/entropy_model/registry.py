@@ -26,8 +26,15 @@ def _language_model(digest: str | None) -> EntropyModel:
     return LanguageModel(weights_registry.by_digest(digest or ""))
 
 
+def _pixel(digest: str | None) -> EntropyModel:
+    from medzip.entropy_model.pixel.model import Pixel
+
+    return Pixel(weights_registry.by_digest(digest or ""))
+
+
 MODELS: dict[str, Callable[[str | None], EntropyModel]] = {
     "parametric": _parametric,
+    "pixel": _pixel,
     "llm": _language_model,
     "paper": _language_model,
 }
@@ -45,6 +52,9 @@ def entropy_model(name: str, digest: str | None) -> EntropyModel:
     return MODELS[name](digest)
 
 
-def digest_for(name: str, models: str, weights: str | None) -> str | None:
-    """SHA-256 of the weights to encode with: those called `weights`, else the best that `models` ('open', 'all') allows."""
-    return None if name in WITHOUT_WEIGHTS else weights_registry.select(name, models, weights).sha256
+def digests_for(name: str, kind: str, models: str, weights: str | None) -> tuple[str | None, ...]:
+    """SHA-256 of the weights of a kind to encode with: of those called `weights`, else of all that `models`
+    ('open', 'all') allows, research-only ones first."""
+    if name in WITHOUT_WEIGHTS:
+        return (None,)
+    return tuple(chosen.sha256 for chosen in weights_registry.select(kind, models, weights))

@@ -68,9 +68,9 @@ def _metadata(data: bytes, path: Path) -> dict[str, Any]:
     raise ModelMissingError(f"{path}: expected a weights file of medzip, found something else; install the package again")
 
 
-def select(kind: str, models: str, name: str | None = None) -> Weights:
-    """The weights to encode with: those called `name`, which is asking for them whatever their licence class; else by
-    `models`, 'open' (open licences only) or 'all' (research-only ones first).
+def select(kind: str, models: str, name: str | None = None) -> tuple[Weights, ...]:
+    """The weights to encode with, research-only ones first: those called `name`, which is asking for them whatever their licence
+    class; else all that `models` allows, 'open' (open licences only) or 'all'.
 
     Raises ModelMissingError where there are none, UsageError where `name` is for another kind of model.
     """
@@ -81,11 +81,11 @@ def select(kind: str, models: str, name: str | None = None) -> Weights:
         if not named or named[0].kind != kind:
             found = f"weights for preset {named[0].kind!r}" if named else "no such weights"
             raise UsageError(f"--model {name}: expected weights for preset {kind!r}, found {found}; see `medzip models list`")
-        return named[0]
+        return (named[0],)
     fitting = [weights for weights in entries() if weights.kind == kind and (models == "all" or weights.licence_class == "open")]
     if not fitting:
         raise ModelMissingError(f"no weights for preset {kind!r} with --models {models}; see `medzip models list`")
-    return min(fitting, key=lambda weights: (weights.licence_class == "open", weights.name))
+    return tuple(sorted(fitting, key=lambda weights: (weights.licence_class == "open", weights.name)))
 
 
 def by_digest(sha256: str) -> Weights:

@@ -1,0 +1,76 @@
+"""Linear predictors fitted to a chunk: least squares in integers, the same on every machine.
+
+Equations are divided by the texture around each sample, so that flat regions count as much as edges. They are integers below
+2^12, so that sums over 2^16 samples are exact in float64 whatever their order; the elimination works row by row in float64
+operations whose results IEEE 754 fixes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medzip.entropy_model.pixel import neighbourhood as around
+from medzip.entropy_model.pixel.features import FITTED_BITS
+
+SAMPLES = 1 << 16
+SAMPLES_MIN = 1 << 12
+TAP_MAX = 8 << FITTED_BITS
+ALL_TAPS, IN_PLANE_TAPS = len(around.NEIGHBOURS), around.IN_PLANE
+# Differences are measured in 2^-10 of eight times the mean difference to the nearest ten.
+_EQUATION_BITS = 10
+_EQUATION_MAX = 4095
+
+
+def fit(values: NDArray[np.integer], shape: tuple[int, int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(taps of all neighbours (66,), taps of those in the plane (32,)) in units of 2^-10, for planes of `shape`.
+
+    `values` are the positions of the chunk with margins, flat, as `neighbourhood.with_margins` makes them. A chunk that is too
+    small to pay for taps gets zeros, which predict (3W + 3N + NE + NW) / 8.
+    """
+    none = np.zeros(ALL_TAPS, np.int64), np.zeros(IN_PLANE_TAPS, np.int64)
+    size = shape[0] * shape[1] * shape[2]
+    if size < SAMPLES_MIN:
+        return none
+    in_plane = _solve(_equations(values, shape, around.NEIGHBOURS[:IN_PLANE_TAPS], 0))
+    if shape[0] < 2:
+        return none[0], in_plane
+    # From the third plane on, all neighbours exist; a chunk of two planes takes the plane before for both.
+    return _solve(_equations(values, shape, around.NEIGHBOURS, min(2, shape[0] - 1))), in_plane
+
+
+def _equations(
+    values: NDArray[np.integer], shape: tuple[int, int, int], offsets: list[around.Offset], first: int
+) -> NDArray[np.float64]:
+    """Scaled differences to the local prediction (n, len(offsets) + 1), the sample's own last; from plane `first` on."""
+    planes, rows, columns = shape
+    size = (planes - first) * rows * columns
+    # A multiplicative walk (Knuth, TAOCP 3, 6.4) scatters the samples without a random generator.
+    chosen = np.arange(min(size, SAMPLES)) * 2654435761 % size
+    z, y, x = np.unravel_index(chosen, (planes - first, rows, columns))
+    plane, row = around.plane_stride(rows, columns), around.row_stride(columns)
+    at = (z + first) * plane + (y + around.TOP) * row + x + around.LEFT
+    places = around.deltas([(max(dz, -first), dy, dx) for dz, dy, dx in offsets], rows, columns)
+    near = values[at[:, None] + places].astype(np.int64)
+    local = (
+        3 * (near[:, around.WEST] + near[:, around.NORTH]) + near[:, around.NORTH_EAST] + near[:, around.NORTH_WEST] + 4
+    ) >> 3
+    differences = np.column_stack([near, values[at]]) - local[:, None]
+    texture = np.abs(differences[:, around.NEAREST]).sum(axis=1, keepdims=True) + 80
+    scaled = np.clip((differences << (_EQUATION_BITS + 1)) // texture, -_EQUATION_MAX, _EQUATION_MAX)
+    result: NDArray[np.float64] = scaled.astype(np.float64)
+    return result
+
+
+def _solve(equations: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Least squares of the last column by the others, with a small ridge, rounded to 2^-10."""
+    products = equations.T @ equations
+    n = len(products) - 1
+    ridge = np.floor(np.trace(products[:n, :n]) / (n << 14)) + 1
+    rows = products[:n] + np.eye(n, n + 1) * ridge
+    for i in range(n):
+        rows[i] /= rows[i, i]
+        others = np.arange(n) != i
+        rows[others] -= rows[others, i, None] * rows[i]
+    taps: NDArray[np.int64] = np.clip(np.floor(rows[:, n] * (1 << FITTED_BITS) + 0.5), -TAP_MAX, TAP_MAX).astype(np.int64)
+    return taps

@@ -1,0 +1,85 @@
+"""Which decoded samples the pixel model sees, the margins around every plane, and the order that follows from both.
+
+Offsets are (plane, row, column) relative to the sample. A plane is kept with margins so that every offset has a place:
+
+- left of row y: the first sample of row y - 1 (0 for the first row), as in JPEG-LS (ITU-T T.87, clause A.2.1);
+- right: the last sample of the row;
+- above: the first row, shifted right by one column more than any neighbour reaches; 0 where that begins;
+- below: the last row.
+
+Sample (z, y, x) is coded at step x + STEP_OF_ROW y + STEP_OF_PLANE z: all that it looks at has an earlier step, so that the
+samples of a step are one batch. `tests/test_pixel_neighbourhood.py` poisons everything not yet decoded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Offset = tuple[int, int, int]
+
+ROW: list[Offset] = [(0, 0, -d) for d in range(1, 6)]
+ABOVE: list[Offset] = [
+    (0, -up, column)
+    for up, columns in ((1, range(-4, 4)), (2, range(-4, 4)), (3, range(-3, 3)), (4, range(-2, 3)))
+    for column in columns
+]
+BEFORE: list[Offset] = [(-1, dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
+SECOND_BEFORE: list[Offset] = [(-2, dy, dx) for dy in range(-1, 2) for dx in range(-1, 2)]
+NEIGHBOURS: list[Offset] = ROW + ABOVE + BEFORE + SECOND_BEFORE
+IN_PLANE = len(ROW) + len(ABOVE)
+IN_FIRST_TWO = IN_PLANE + len(BEFORE)
+
+
+def places(*offsets: tuple[int, int]) -> list[int]:
+    """Where these (row, column) offsets of the sample's own plane stand in NEIGHBOURS."""
+    return [NEIGHBOURS.index((0, dy, dx)) for dy, dx in offsets]
+
+
+WEST, NORTH, NORTH_EAST, NORTH_WEST = places((0, -1), (-1, 0), (-1, 1), (-1, -1))
+NEAREST = places((0, -1), (-1, 0), (-1, 1), (-1, -1), (0, -2), (-2, 0), (-1, 2), (-1, -2), (-2, -1), (-2, 1))
+
+ERRORS: list[Offset] = [(0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (0, 0, -2), (0, -2, 0), (0, -1, 2)]
+ERRORS += [(-1, 0, 0), (-1, 0, 1), (-1, 1, 0), (-1, 0, -1), (-1, -1, 0)]
+ERROR_WEIGHTS = (3, 3, 2, 2, 1, 1, 1, 3, 1, 1, 1, 1)
+ERRORS_IN_PLANE = 7
+
+LEFT = max(-dx for _, _, dx in NEIGHBOURS)
+RIGHT = max(dx for _, _, dx in NEIGHBOURS)
+TOP = max(-dy for _, dy, _ in NEIGHBOURS)
+BOTTOM = max(dy for _, dy, _ in NEIGHBOURS)
+SHIFT_ABOVE = 1 + max(dx for dz, _, dx in NEIGHBOURS if dz == 0)
+
+STEP_OF_ROW = 1 + max(dx for dz, dy, dx in NEIGHBOURS if dz == 0)
+STEP_OF_PLANE = 1 + max(-(-(dx + STEP_OF_ROW * dy) // -dz) for dz, dy, dx in NEIGHBOURS if dz < 0)
+
+
+def row_stride(columns: int) -> int:
+    """Samples from one row to the next in a plane with margins."""
+    return columns + LEFT + RIGHT
+
+
+def plane_stride(rows: int, columns: int) -> int:
+    """Samples from one plane to the next."""
+    return (rows + TOP + BOTTOM) * row_stride(columns)
+
+
+def deltas(offsets: list[Offset], rows: int, columns: int) -> NDArray[np.int64]:
+    """The offsets as distances in the flat array of planes with margins."""
+    plane, row = plane_stride(rows, columns), row_stride(columns)
+    return np.array([dz * plane + dy * row + dx for dz, dy, dx in offsets], np.int64)
+
+
+def with_margins(planes: NDArray[Any]) -> NDArray[Any]:
+    """(planes, rows, columns) with all margins filled: what a decoder has once all is decoded, same dtype."""
+    count, rows, columns = planes.shape
+    result = np.zeros((count, rows + TOP + BOTTOM, columns + LEFT + RIGHT), planes.dtype)
+    result[:, TOP : TOP + rows, LEFT : LEFT + columns] = planes
+    result[:, TOP + rows :, LEFT : LEFT + columns] = planes[:, -1:]
+    result[:, TOP : TOP + rows + BOTTOM, LEFT + columns :] = result[:, TOP : TOP + rows + BOTTOM, LEFT + columns - 1, None]
+    result[:, TOP + 1 :, :LEFT] = result[:, TOP:-1, LEFT, None]
+    above = planes[:, 0, : columns + RIGHT - SHIFT_ABOVE]
+    result[:, :TOP, LEFT + SHIFT_ABOVE : LEFT + SHIFT_ABOVE + above.shape[1]] = above[:, None]
+    return result

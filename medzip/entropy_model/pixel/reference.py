@@ -1,0 +1,94 @@
+"""The pixel model in numpy, step by step: the definition, and the way where nothing is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medzip.entropy_model import wavefront
+from medzip.entropy_model.pixel import neighbourhood as around
+from medzip.entropy_model.pixel.features import POSITION_BITS, look
+from medzip.entropy_model.pixel.network import Network
+from medzip.exact import kernels
+from medzip.exact.mixture import Mixture
+
+Ints = NDArray[np.int64]
+
+
+def visit(
+    shape: tuple[int, int, int],
+    top: int,
+    taps: tuple[Ints, Ints],
+    network: Network,
+    code: Callable[[Ints, Mixture], Ints],
+) -> None:
+    """Visits every sample of a chunk once, in the order of the wavefront.
+
+    `code` gets the flat indices (n,) of a step's samples and their mixtures, and gives the samples, 0..`top`.
+    """
+    kernel = kernels.fastest()
+    sums = [kernel.layer(layer.linear) for layer in network.layers]
+    known = _Known(shape, top << POSITION_BITS)
+    for plane, row, column in wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
+        seen = look(*known.around(plane, row, column), plane, *taps, top << POSITION_BITS)
+        values = code((plane * shape[1] + row) * shape[2] + column, network.mixture(seen, sums))
+        position = values << POSITION_BITS
+        for array, known_now in zip(known.arrays, (position, position - seen.fitted, position - seen.in_plane), strict=True):
+            keep(array, known_now, plane, row, column, shape)
+
+
+class _Known:
+    """Positions decoded so far, and the errors of both predictions there: flat arrays of planes with margins."""
+
+    def __init__(self, shape: tuple[int, int, int], top: int) -> None:
+        planes, rows, columns = shape
+        self.shape = shape
+        size = planes * around.plane_stride(rows, columns)
+        self.arrays = tuple(np.zeros(size, np.int32 if top < 1 << 24 else np.int64) for _ in range(3))
+        second = [(max(dz, -1), dy, dx) for dz, dy, dx in around.NEIGHBOURS]
+        self.near = [around.deltas(offsets, rows, columns)[:, None] for offsets in (around.NEIGHBOURS, second)]
+        self.errors = around.deltas(around.ERRORS, rows, columns)[:, None]
+
+    def around(self, plane: Ints, row: Ints, column: Ints) -> tuple[Ints, Ints, Ints]:
+        """What `look` wants of the neighbours: positions (66, n), errors (12, n), in-plane errors (7, n)."""
+        values, wrong, wrong_in_plane = self.arrays
+        at = place(plane, row, column, self.shape)
+        inside = around.ERRORS_IN_PLANE
+        # What lies before the first plane is read from wherever the index leads, and not used.
+        near = values.take(np.where(plane == 1, self.near[1], self.near[0]) + at, mode="wrap").astype(np.int64)
+        errors = wrong.take(self.errors + at, mode="wrap").astype(np.int64)
+        errors[inside:, plane == 0] = 0
+        return near, errors, wrong_in_plane.take(self.errors[:inside] + at).astype(np.int64)
+
+
+def place(plane: Ints, row: Ints, column: Ints, shape: tuple[int, int, int]) -> Ints:
+    """Where samples stand in the flat array of planes with margins."""
+    _, rows, columns = shape
+    stride = around.row_stride(columns)
+    return plane * around.plane_stride(rows, columns) + (row + around.TOP) * stride + column + around.LEFT
+
+
+def keep(array: NDArray[Any], amount: Ints, plane: Ints, row: Ints, column: Ints, shape: tuple[int, int, int]) -> None:
+    """Writes what is known of samples to their places and to the margins that repeat them (`neighbourhood.with_margins`)."""
+    _, rows, columns = shape
+    stride = around.row_stride(columns)
+    at = place(plane, row, column, shape)
+    array[at] = amount
+
+    def also(where: NDArray[np.bool_], *distances: int) -> None:
+        for distance in distances:
+            array[at[where] + distance] = amount[where]
+
+    left, right, bottom = column == 0, column == columns - 1, row == rows - 1
+    beside = range(1, around.RIGHT + 1)
+    below = range(1, around.BOTTOM + 1)
+    ahead = (row == 0) & (column + around.SHIFT_ABOVE < columns + around.RIGHT)
+    also(ahead, *(around.SHIFT_ABOVE - up * stride for up in range(1, around.TOP + 1)))
+    also(left, *(stride - back for back in range(1, around.LEFT + 1)))
+    also(right, *beside)
+    also(bottom, *(down * stride for down in below))
+    also(bottom & left, *(down * stride - back for down in below[1:] for back in range(1, around.LEFT + 1)))
+    also(bottom & right, *(down * stride + ahead for down in below for ahead in beside))
