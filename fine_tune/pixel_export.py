@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fine_tune.pixel_network import STEP, weight_shift
+from medzip.doctor import coded_by_pixel_model
 from medzip.entropy_model.pixel.network import read_network
 from medzip.weights.registry import read_weights
 from medzip.weights.tensors import write_tensors
@@ -38,7 +39,9 @@ def main() -> None:
     given = arguments.parse_args()
     state = torch.load(given.checkpoint, weights_only=False)
     metadata = {"kind": given.kind, "licence_class": given.licence_class, "step": str(state["step"])}
-    write_tensors(given.target, integers(state["average"]), metadata)
+    tensors = integers(state["average"])
+    write_tensors(given.target, tensors, metadata)
+    write_tensors(given.target, tensors, metadata | {"self_test": coded_by_pixel_model(read_weights(given.target))})
     network, weights = read_network(given.target), read_weights(given.target)
     print(f"{given.target}: {network.multiplications} multiplications a sample, step {state['step']}, SHA-256 {weights.sha256}")
 

@@ -30,6 +30,8 @@ MODEL = "model"
 BYTE_KINDS = ("zstd", "stored")
 CHUNK_SAMPLES = 1 << 26
 """A chunk of more planes than one stack holds no more samples than this."""
+LARGE_VOLUME = 1 << 20
+"""From so many samples on, a volume has two chunks at least, so that two cores can share it; costs 0.1 % of the bytes."""
 PART = (4, 96, 96)
 """So much of a chunk is coded with each of several weights, to choose among them."""
 SMALL_CHUNK = 1 << 16
@@ -86,7 +88,8 @@ class ChunkCoder:
                 f"{name}: expected slices of at most {LARGEST_STACK // stacks.PLANES_PER_STACK} bytes, found {plane.nbytes}; "
                 "divide the scan"
             )
-        return stacks.chunks(len(planes), min(self._preset.planes_per_chunk, CHUNK_SAMPLES // plane.size))
+        most = min(self._preset.planes_per_chunk, CHUNK_SAMPLES // plane.size)
+        return stacks.chunks(len(planes), most, 2 if planes.size >= LARGE_VOLUME else 1)
 
     def encode(self, planes: Samples) -> CodedChunk:
         """The smallest of all ways to code `planes` (planes, rows, columns) that take its dtype.

@@ -13,16 +13,17 @@ from medzip.chunks import MODEL
 def describe(path: Path) -> dict[str, Any]:
     """What `medzip.info` gives; no chunk is decoded. Raises what opening an archive raises."""
     with Archive(path) as archive:
-        chunks, samples_by_model = _chunks(archive)
+        chunks, samples_by_model, weights = _chunks(archive)
         sections: dict[str, int] = {}
         for section in archive.reader.sections:
             sections[section.type] = sections.get(section.type, 0) + section.end - section.offset
         samples = sum(prod(volume.shape) for volume in archive.volumes)
         head = dict(archive.head)
-        weights, volumes = head.pop("weights", None), head.pop("volumes", [])
+        head.pop("weights", None)  # all that the encoder could have chosen; what the chunks need is told here
+        volumes = head.pop("volumes", [])
         return {
             **head,
-            "weights": [digest.hex() for digest in ([weights] if isinstance(weights, bytes) else weights or [])],
+            "weights": sorted(digest.hex() for digest in weights),
             "archive_bytes": path.stat().st_size,
             "original_bytes": sum(record["bytes"] for record in archive.files),
             "volumes": volumes,
@@ -35,12 +36,15 @@ def describe(path: Path) -> dict[str, Any]:
         }
 
 
-def _chunks(archive: Archive) -> tuple[dict[str, int], int]:
-    """How many chunks there are of each kind, and how many samples an entropy model coded."""
-    counts, samples = dict[str, int](), 0
+def _chunks(archive: Archive) -> tuple[dict[str, int], int, set[bytes]]:
+    """How many chunks there are of each kind, how many samples an entropy model coded, and the weights that chunks need."""
+    counts, samples, weights = dict[str, int](), 0, set[bytes]()
     for number, entry in enumerate(archive.reader.chunks):
-        kind = archive.header(number)["kind"]
+        header = archive.header(number)
+        kind = header["kind"]
+        if "weights" in header:
+            weights.add(header["weights"])
         counts[kind] = counts.get(kind, 0) + 1
         if kind == MODEL and entry.volume is not None and entry.count is not None:
             samples += entry.count * prod(archive.volumes[entry.volume].shape[1:3])
-    return counts, samples
+    return counts, samples, weights

@@ -44,10 +44,13 @@ def unstack(stacks: NDArray[Any], n_planes: int) -> NDArray[Any]:
     return stacks.reshape(-1, *stacks.shape[2:])[:n_planes]
 
 
-def chunks(n_planes: int, planes_per_chunk: int) -> list[tuple[int, int]]:
-    """(first plane, number of planes) of every chunk: starts are multiples of three, so no stack lies in two chunks.
+def chunks(n_planes: int, planes_per_chunk: int, at_least: int = 1) -> list[tuple[int, int]]:
+    """(first plane, number of planes) of every chunk: as equal as can be, of whole stacks but for the last.
 
-    `planes_per_chunk` is rounded down to whole stacks, but to one at least.
+    `planes_per_chunk` is the most, rounded down to whole stacks, but to one at least; `at_least` so many chunks are made where
+    there are as many stacks.
     """
-    step = max(planes_per_chunk // PLANES_PER_STACK, 1) * PLANES_PER_STACK
-    return [(first, min(step, n_planes - first)) for first in range(0, n_planes, step)]
+    n_stacks = -(-n_planes // PLANES_PER_STACK)
+    count = max(-(-n_stacks // max(planes_per_chunk // PLANES_PER_STACK, 1)), min(at_least, n_stacks))
+    ends = [min((i + 1) * n_stacks // count * PLANES_PER_STACK, n_planes) for i in range(count)]
+    return [(first, end - first) for first, end in zip([0, *ends], ends, strict=False)]

@@ -110,22 +110,28 @@ def test_every_value_of_a_small_range_wherever_the_mixture_is() -> None:
             assert (SymbolDecoder(compiled.finish()).decode(mixture, low, high) == samples).all()
 
 
-@settings(deadline=None, max_examples=100)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 400), sharp=st.booleans())
-def test_the_range_encoder_carries_and_seals_as_constriction(seed: int, n: int, sharp: bool) -> None:
-    """Symbols at the edges of the PMF bring runs of held words and carries."""
-    rng = np.random.default_rng(seed)
-    pmfs = np.ones((n, 16), np.int64)
-    pmfs[np.arange(n), rng.choice([0, 15] if sharp else 16, n)] += TOTAL - 16
-    chosen = np.where(rng.random(n) < 0.3, rng.integers(0, 16, n), 15 if sharp else pmfs.argmax(axis=1)).astype(np.int32)
-    reference = Encoder()
-    reference.encode(chosen, pmfs)
-    cumulative = np.concatenate([np.zeros((n, 1), np.int64), pmfs.cumsum(axis=1)], axis=1)
-    bounds = (cumulative * (TOTAL * 256 - 16) // TOTAL + np.arange(17)).astype(np.uint64)
-    words, coder = np.zeros(n + 1, np.uint32), range_coder.new_encoder()
-    for row, symbol in zip(bounds, chosen, strict=True):
-        coder[:] = range_coder.write(words, *coder, row[symbol], row[symbol + 1])
-    assert range_coder.finished(coder, words) == reference.finish()
+@pytest.mark.parametrize("length", [0, 1, 5, 40, 400])
+def test_the_range_encoder_carries_and_seals_as_constriction(length: int) -> None:
+    """Symbols around the place where a carry is decided bring long runs of held words, that end with a carry or without."""
+    longest = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        masses = rng.integers(1, 1 << 12, (length, 16)) ** int(rng.integers(1, 4))
+        pmfs = 1 + masses * (TOTAL - 16) // masses.sum(axis=1, keepdims=True)
+        pmfs[:, 0] += TOTAL - pmfs.sum(axis=1)
+        cumulative = np.concatenate([np.zeros((length, 1), np.int64), pmfs.cumsum(axis=1)], axis=1)
+        bounds = (cumulative * (TOTAL * 256 - 16) // TOTAL + np.arange(17)).astype(np.uint64)
+        words, coder, chosen = np.zeros(length + 1, np.uint32), range_coder.new_encoder(), np.zeros(length, np.int32)
+        for i, row in enumerate(bounds):
+            lower, span = int(coder[range_coder.LOWER]), int(coder[range_coder.SPAN])
+            undecided = sum(lower + (span >> 24) * int(bound) < 1 << 64 for bound in row[:16]) - 1
+            chosen[i] = undecided if rng.random() < 0.98 else rng.integers(16)
+            coder[:] = range_coder.write(words, *coder, row[chosen[i]], row[chosen[i] + 1])
+            longest = max(longest, int(coder[range_coder.HELD]))
+        reference = Encoder()
+        reference.encode(chosen, pmfs)
+        assert range_coder.finished(coder, words) == reference.finish()
+    assert longest > 3 or length < 400
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,13 +1,14 @@
 """The codecs that medzip is compared with.
 
 Byte codecs (gzip, zstd) code whole files. Voxel codecs code samples: image codecs slice by slice through imagecodecs, tomoz
-whole volumes. All run on one thread. A part (slice or volume) that a codec refuses, or makes larger, is stored.
+and pcodec whole volumes. A part (slice or volume) that a codec refuses, or makes larger, is stored.
 """
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,30 +32,41 @@ class VoxelCodec:
     """Codes uint8 or uint16 samples (slices, rows, columns[, 3]), in parts.
 
     `encode_part` may raise RuntimeError or ValueError for what it cannot code. With `whole_volumes` a part is all samples of
-    one colour, (slices, rows, columns), else one slice, (rows, columns[, 3]).
+    one colour, (slices, rows, columns), else one slice, (rows, columns[, 3]). `threads` parts are coded at a time.
     """
 
     name: str
     encode_part: Callable[[Samples], bytes | bytearray | memoryview]
     decode_part: Callable[[bytes], Samples]
     whole_volumes: bool = False
+    threads: int = 1
 
     def encode(self, samples: Samples) -> list[bytes]:
         """The parts in order; one as long as its samples is stored, a coded one is shorter."""
-        return [self._smaller(part) for part in self._parts(samples)]
+        return self._each(self._smaller, self._parts(samples))
 
     def decode(self, coded: list[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Samples:
         """The samples of `encode`, (slices, rows, columns[, 3])."""
         samples = np.empty(shape, dtype)
-        for data, part in zip(coded, self._parts(samples), strict=True):
+
+        def restore(job: tuple[bytes, Samples]) -> None:
+            data, part = job
             stored = len(data) == part.nbytes
             part[...] = (np.frombuffer(data, dtype) if stored else self.decode_part(data)).reshape(part.shape)
+
+        self._each(restore, list(zip(coded, self._parts(samples), strict=True)))
         return samples
 
     def stored_share(self, coded: list[bytes], samples: Samples) -> float:
         """The share of the samples that is stored."""
         sizes = [part.nbytes for part in self._parts(samples)]
         return sum(size for data, size in zip(coded, sizes, strict=True) if len(data) == size) / samples.nbytes
+
+    def _each(self, work: Callable[[Any], Any], parts: list[Any]) -> list[Any]:
+        if self.threads == 1:
+            return [work(part) for part in parts]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(work, parts))
 
     def _parts(self, samples: Samples) -> list[Samples]:
         if not self.whole_volumes:
@@ -113,31 +125,64 @@ JPEG_XL = "JPEG XL e7"
 TOMOZ = "tomoz"
 
 
-def voxel_codecs() -> list[VoxelCodec]:
-    """PNG, JPEG-LS, JPEG 2000, HTJ2K and JPEG XL (effort 7), all lossless, and tomoz where it is installed.
+def voxel_codecs(threads: int = 1) -> list[VoxelCodec]:
+    """PNG, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL (efforts 7 and 9) and pcodec, all lossless, and tomoz where it is installed.
 
-    No codec is told how many bits are in use, as JPEG-LS and HTJ2K cannot be through imagecodecs.
+    No codec is told how many bits are in use, as JPEG-LS and HTJ2K cannot be through imagecodecs. With more threads image
+    codecs code several slices at a time; pcodec, which codes a volume as one array, has no use for them.
     """
     import imagecodecs as ic
 
-    codecs = [
-        VoxelCodec("PNG", lambda image: ic.png_encode(image, level=9), ic.png_decode),
-        VoxelCodec("JPEG-LS", ic.jpegls_encode, ic.jpegls_decode),
+    return [
+        VoxelCodec("PNG", lambda image: ic.png_encode(image, level=9), ic.png_decode, threads=threads),
+        VoxelCodec("JPEG-LS", ic.jpegls_encode, ic.jpegls_decode, threads=threads),
         VoxelCodec(
-            "JPEG 2000", lambda image: ic.jpeg2k_encode(image, reversible=True, codecformat="j2k", numthreads=1), ic.jpeg2k_decode
+            "JPEG 2000",
+            lambda image: ic.jpeg2k_encode(image, reversible=True, codecformat="j2k", numthreads=1),
+            ic.jpeg2k_decode,
+            threads=threads,
         ),
-        VoxelCodec("HTJ2K", lambda image: ic.htj2k_encode(image, reversible=True), ic.htj2k_decode),
-        VoxelCodec(
-            JPEG_XL,
-            lambda image: ic.jpegxl_encode(image, lossless=True, effort=7, numthreads=1),
-            lambda data: ic.jpegxl_decode(data, numthreads=1),
-        ),
+        VoxelCodec("HTJ2K", lambda image: ic.htj2k_encode(image, reversible=True), ic.htj2k_decode, threads=threads),
+        *(_jpeg_xl(effort, threads) for effort in (7, 9)),
+        _pcodec(),
+        *_tomoz(threads),
     ]
+
+
+def _jpeg_xl(effort: int, threads: int) -> VoxelCodec:
+    import imagecodecs as ic
+
+    return VoxelCodec(
+        f"JPEG XL e{effort}",
+        lambda image: ic.jpegxl_encode(image, lossless=True, effort=effort, numthreads=1),
+        lambda data: ic.jpegxl_decode(data, numthreads=1),
+        threads=threads,
+    )
+
+
+def _pcodec() -> VoxelCodec:
+    from pcodec import ChunkConfig, standalone
+
+    config = ChunkConfig(enable_8_bit=True)
+    return VoxelCodec(
+        "pcodec",
+        lambda volume: standalone.simple_compress(volume.reshape(-1), config),
+        standalone.simple_decompress,
+        whole_volumes=True,
+    )
+
+
+def _tomoz(threads: int) -> list[VoxelCodec]:
     try:
         import tomoz
     except ImportError:
-        return codecs
-    tomoz_codec = VoxelCodec(
-        TOMOZ, lambda volume: tomoz.encode(volume, threads=1), lambda data: tomoz.decode(data, threads=1), whole_volumes=True
-    )
-    return [*codecs, tomoz_codec]
+        return []
+
+    def encode(volume: Samples) -> bytes:
+        return bytes(tomoz.encode(volume, threads=threads))
+
+    def decode(data: bytes) -> Samples:
+        samples: Samples = tomoz.decode(data, threads=threads)
+        return samples
+
+    return [VoxelCodec(TOMOZ, encode, decode, whole_volumes=True)]

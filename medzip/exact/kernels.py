@@ -101,6 +101,8 @@ def _extreme_activations(inputs: int) -> Iterator[NDArray[np.int8]]:
     rows = _patterns(inputs, -128, 127)
     yield rows
     yield rows[:1]
+    # One row as a transposed column: contiguous for numpy, which does not care that rows are 1 byte apart.
+    yield rows[:1].reshape(-1, 1).T
 
 
 def _patterns(length: int, low: int, high: int) -> NDArray[np.int8]:
@@ -174,10 +176,11 @@ def _compiled_layer(variant: Variant, linear: Linear) -> Layer:
 def _torch_layer(linear: Linear) -> Layer:
     import torch
 
-    weight, bias = torch.from_numpy(np.ascontiguousarray(linear.weight.T)), linear.bias
+    # Copies, as torch._int_mm trusts strides that np.ascontiguousarray leaves wrong where an axis has length 1.
+    weight, bias = torch.from_numpy(np.array(linear.weight.T, order="C")), linear.bias
 
     def layer(x: NDArray[np.int8]) -> NDArray[np.int32]:
-        sums: NDArray[np.int32] = torch._int_mm(torch.from_numpy(np.ascontiguousarray(x)), weight).numpy()
+        sums: NDArray[np.int32] = torch._int_mm(torch.from_numpy(np.array(x, order="C")), weight).numpy()
         sums += bias
         return sums
 

@@ -22,15 +22,16 @@ LONGEST_HEADER = 1 << 24
 
 @dataclass(frozen=True)
 class Weights:
-    """`name` is the file's name without suffix, `kind` the entropy model that it is for ('llm', 'paper'), `licence_class`
-    'open' or 'research', `sha256` that of the file, in hex, `self_test` how many bytes they make of a known image."""
+    """`name` is the file's name without suffix, what presets ask for ('pixel', 'fast', 'llm', 'paper'),
+    `licence_class` 'open' or 'research', `sha256` that of the file, in hex, `self_test`
+    what they make of a known image: the SHA-256 of the bytes, or for a float model their number."""
 
     name: str
     kind: str
     licence_class: str
     path: Path
     sha256: str
-    self_test: int | None = None
+    self_test: str | None = None
 
 
 @cache
@@ -51,7 +52,7 @@ def read_weights(path: Path) -> Weights:
         licence_class=str(metadata["licence_class"]),
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
-        self_test=int(metadata["self_test"]) if "self_test" in metadata else None,
+        self_test=metadata.get("self_test"),
     )
 
 
@@ -61,7 +62,7 @@ def _metadata(data: bytes, path: Path) -> dict[str, Any]:
     if length <= min(LONGEST_HEADER, len(data) - 8):
         try:
             metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        except ValueError:
+        except (ValueError, AttributeError):
             metadata = {}
         if "kind" in metadata and "licence_class" in metadata:
             return dict(metadata)

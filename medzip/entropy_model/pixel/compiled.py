@@ -39,6 +39,7 @@ _dense, _dense_hidden = _VARIANT.dense, _VARIANT.dense_hidden
 _SIGMA, _INVERSE = SIGMA.copy(), INVERSE_OCTAVE.copy()
 _FINER = mixtures.POSITION_BITS - POSITION_BITS
 _REACH = MEAN_REACH << MEAN_BITS
+_LOWEST = np.int64(0)
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _run(
             values, wrong, wrong_in_plane, places, planes, n, chunk, weights, biases, shifts, added, states, sums,
             fitted, in_plane, scales, weight, mean, scale,
         )  # fmt: skip
-        result = code_batch(encoding, batch, weight, mean, scale, n, 0, high, curve, words, coder)
+        result = code_batch(encoding, batch, weight, mean, scale, n, _LOWEST, high, curve, words, coder)
         if result != 0:
             state[0], state[1], state[2] = step, first, last
             return result

@@ -113,6 +113,7 @@ def _checked(header: ChunkHeader) -> tuple[int, int, tuple[Ints, Ints]]:
         and isinstance(low, int)
         and isinstance(high, int)
         and np.iinfo(dtype).min <= low <= high <= np.iinfo(dtype).max
+        and (low == high or all(header.shape))
         and isinstance(taps, list)
         and all(isinstance(part, list) for part in taps)
         and [len(part) for part in taps] in ([], [IN_PLANE_TAPS], [ALL_TAPS, IN_PLANE_TAPS])
@@ -122,6 +123,6 @@ def _checked(header: ChunkHeader) -> tuple[int, int, tuple[Ints, Ints]]:
         missing = [np.zeros(ALL_TAPS, np.int64), np.zeros(IN_PLANE_TAPS, np.int64)][: 2 - len(parts)]
         return low, high, tuple(missing + parts)  # type: ignore[return-value]  # two, as just checked
     raise ArchiveDamagedError(
-        "chunk header of model pixel: expected a dtype of 8 to 32 bits, a range and taps, found others; "
+        "chunk header of model pixel: expected a dtype of 8 to 32 bits, a range that fits the shape, and taps, found others; "
         "restore the archive from a copy"
     )

@@ -30,6 +30,8 @@ MEAN_REACH = 32
 """So many local scales a mean may lie from the fitted prediction."""
 ACTIVATION_BITS = 4
 MIXTURES_MAX = 8
+WIDTH_MULTIPLE = 16
+"""Hidden layers are as wide as compiled code's blocks of outputs, so that what follows them stands where it is looked for."""
 # Below this many octaves a component has no weight.
 OCTAVES = 14
 
@@ -58,12 +60,16 @@ class Network:
             and self.out.linear.inputs == widths[-1] + FEATURES
             and self.out.linear.outputs % 3 == 0
             and 1 <= self.mixtures <= MIXTURES_MAX
+            and not any(width % WIDTH_MULTIPLE for width in widths)
             and all(s.dtype == np.int32 and s.shape == (a.linear.outputs,) for s, a in zip(shifts, self.layers, strict=True))
             and all(s.min(initial=0) >= 0 and s.max(initial=0) <= SHIFT_MAX for s in shifts)
             and self.out.shift.min(initial=MEAN_BITS) >= MEAN_BITS - ACTIVATION_BITS
         )
         if not good:
-            raise ModelMissingError(f"pixel network: expected layers that fit each other, found widths {widths}, inputs {inputs}")
+            raise ModelMissingError(
+                f"pixel network: expected layers that fit each other, their widths multiples of {WIDTH_MULTIPLE}, "
+                f"found widths {widths}, inputs {inputs}"
+            )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
