@@ -3,9 +3,9 @@
     python -m benchmarks.phantoms --results RESULTS.json [--preset default]
 
 Twelve volumes, 24 x 192 x 192: Gaussian or Rician noise of sigma 0.7, 3 or 20 in stored values, 8 or 12 bits. Noise is added to
-a noiseless image, the sum rounded and clipped to the range. So the probability of the integer that was drawn is known exactly, given
-the noiseless image, and the mean of -log2 of it is what the best codec in the world would need if it knew that image. No codec
-does, and finding out costs bits: therefore the shapes are few ellipsoids with soft edges under a smooth bias field. What
+a noiseless image, the sum rounded and clipped to the range. So the probability of the integer that was drawn is known exactly,
+given the noiseless image, and the mean of -log2 of it is what the best codec in the world would need if it knew that image. No
+codec does, and finding out costs bits: therefore the shapes are few ellipsoids with soft edges under a smooth bias field. What
 they cost nevertheless is seen beside a flat image with the same noise. No phantom may ever be used in training.
 
 Sizes are archives on the disk, container counted; JPEG XL and tomoz get the bytes of the same skeleton added.
@@ -123,7 +123,7 @@ def probability(phantom: Phantom, samples: NDArray[Any], image: Floats) -> Float
     return mass(low, high, image, phantom.sigma)
 
 
-_erfc = np.frompyfunc(math.erfc, 1, 1)
+_erfc: Any = np.frompyfunc(math.erfc, 1, 1)
 
 
 def _gaussian_mass(low: Floats, high: Floats, mean: Floats, sigma: float) -> Floats:

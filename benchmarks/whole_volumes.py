@@ -1,6 +1,6 @@
 """A portable preset on whole held-out volumes: archives on the disk beside lossless JPEG XL and tomoz in the same run.
 
-    python -m benchmarks.whole_volumes --data DATA --results RESULTS.json [--preset default] [--models all] [--jobs 2] [--no-verify]
+    python -m benchmarks.whole_volumes --data DATA --results RESULTS.json [--preset max] [--models all] [--jobs 2] [--no-verify]
 
 Every volume of DATA/mrnet/dev and DATA/dev, all slices; container and all side information counted. JPEG XL (effort 7, one
 codestream a slice) and tomoz (whole volumes) get the same skeleton bytes added. A series that is compressed already, whose stream

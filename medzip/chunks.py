@@ -122,7 +122,7 @@ class ChunkCoder:
         payload, seen = _encode_base(self._preset.base_layer, integers)
         digest, model = self._cheapest_model(integers)
         coder = Encoder()
-        side = model.encode(Chunk(integers, seen), coder)
+        side = model.encode(Chunk(integers, seen, self._preset.adapts), coder)
         header = {"kind": MODEL, "crc": crc, "model": model.name, "side": side}
         if digest is not None:
             header["weights"] = bytes.fromhex(digest)

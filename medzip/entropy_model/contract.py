@@ -31,11 +31,12 @@ class Chunk:
     """Planes to be coded together, independent of all others.
 
     `samples` is (planes, rows, columns), integers; a plane is a slice, or one colour of an RGB frame. `base` is what the
-    decoder will see of the base layer, same shape, or None.
+    decoder will see of the base layer, same shape, or None. `adapts` says that a model may take minutes to fit itself to it.
     """
 
     samples: NDArray[np.integer[Any]]
     base: NDArray[np.integer[Any]] | None = None
+    adapts: bool = False
 
 
 @dataclass(frozen=True)

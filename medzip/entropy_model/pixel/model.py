@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from medzip.coder.range_coder import Decoder, Encoder
 from medzip.entropy_model.contract import Chunk, ChunkHeader, Requirements
 from medzip.entropy_model.pixel import neighbourhood as around
+from medzip.entropy_model.pixel.adaptation import merged
+from medzip.entropy_model.pixel.adaptation_fit import fitted_adapter
 from medzip.entropy_model.pixel.features import POSITION_BITS
 from medzip.entropy_model.pixel.fitted import ALL_TAPS, IN_PLANE_TAPS, TAP_MAX, fit
 from medzip.entropy_model.pixel.network import read_network
@@ -45,15 +47,13 @@ class Pixel:
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
         self._network = read_network(weights.path)
-        compiled = _compiled()
-        self._packed: Any = compiled.Packed.of(self._network) if compiled is not None else None
 
     def requirements(self) -> Requirements:
         """Its weights; portable."""
         return Requirements(self._weights.sha256, True, self._weights.licence_class)
 
     def encode(self, chunk: Chunk, coder: Encoder) -> dict[str, Any]:
-        """Codes the chunk; returns its range and fitted taps. Raises UnsupportedInputError for 64-bit samples."""
+        """Codes the chunk; returns its range, fitted taps and adapter. Raises UnsupportedInputError for 64-bit samples."""
         samples = chunk.samples
         if samples.dtype.kind not in "iu" or samples.dtype.itemsize > 4:
             raise UnsupportedInputError(
@@ -65,9 +65,13 @@ class Pixel:
             return {"low": low, "high": high, "taps": []}
         shape = values.shape
         taps = fit(around.with_margins(values << POSITION_BITS).reshape(-1), shape)
-        compiled = _compiled()
+        side: dict[str, Any] = {"low": low, "high": high, "taps": [part.tolist() for part in taps[_first_fitted(taps) :]]}
+        adapter = fitted_adapter(self._network, values, high - low, taps) if chunk.adapts else b""
+        if adapter:
+            side["adapter"] = adapter
+        compiled, network = _compiled(), merged(self._network, adapter)
         if compiled is not None:
-            coder.take(compiled.encode(values, high - low, taps, self._packed))
+            coder.take(compiled.encode(values, high - low, taps, compiled.Packed.of(network)))
         else:
             flat = values.reshape(-1)
 
@@ -75,15 +79,15 @@ class Pixel:
                 encode_samples(flat[index], mixture, 0, high - low, coder)
                 return flat[index]
 
-            visit(shape, high - low, taps, self._network, code)
-        return {"low": low, "high": high, "taps": [part.tolist() for part in taps[_first_fitted(taps) :]]}
+            visit(shape, high - low, taps, network, code)
+        return side
 
     def decode(self, header: ChunkHeader, coder: Decoder) -> NDArray[np.integer[Any]]:
         """The samples that `encode` coded. Raises ArchiveDamagedError where the header makes no sense."""
         low, high, taps = _checked(header)
-        compiled = _compiled()
+        compiled, network = _compiled(), merged(self._network, header.side.get("adapter", b""))
         if compiled is not None and high > low:
-            values = compiled.decode(coder.data, header.shape, high - low, taps, self._packed)
+            values = compiled.decode(coder.data, header.shape, high - low, taps, compiled.Packed.of(network))
             decoded: NDArray[np.integer[Any]] = (values + low).astype(header.dtype)
             return decoded
         samples = np.full(header.shape, low, header.dtype)
@@ -95,7 +99,7 @@ class Pixel:
             return values
 
         if high > low:
-            visit(header.shape, high - low, taps, self._network, code)
+            visit(header.shape, high - low, taps, network, code)
         return samples
 
 
@@ -107,22 +111,24 @@ def _first_fitted(taps: tuple[Ints, Ints]) -> int:
 def _checked(header: ChunkHeader) -> tuple[int, int, tuple[Ints, Ints]]:
     dtype = np.dtype(header.dtype)
     low, high, taps = (header.side.get(key) for key in ("low", "high", "taps"))
+    adapter = header.side.get("adapter", b"")
     if (
         dtype.kind in "iu"
         and dtype.itemsize <= 4
-        and isinstance(low, int)
-        and isinstance(high, int)
+        and type(low) is int
+        and type(high) is int
+        and isinstance(adapter, bytes)
         and np.iinfo(dtype).min <= low <= high <= np.iinfo(dtype).max
         and (low == high or all(header.shape))
         and isinstance(taps, list)
         and all(isinstance(part, list) for part in taps)
         and [len(part) for part in taps] in ([], [IN_PLANE_TAPS], [ALL_TAPS, IN_PLANE_TAPS])
-        and all(isinstance(tap, int) and abs(tap) <= TAP_MAX for part in taps for tap in part)
+        and all(type(tap) is int and abs(tap) <= TAP_MAX for part in taps for tap in part)
     ):
         parts = [np.array(part, np.int64) for part in taps]
         missing = [np.zeros(ALL_TAPS, np.int64), np.zeros(IN_PLANE_TAPS, np.int64)][: 2 - len(parts)]
         return low, high, tuple(missing + parts)  # type: ignore[return-value]  # two, as just checked
     raise ArchiveDamagedError(
-        "chunk header of model pixel: expected a dtype of 8 to 32 bits, a range that fits the shape, and taps, found others; "
-        "restore the archive from a copy"
+        "chunk header of model pixel: expected a dtype of 8 to 32 bits, a range that fits the shape, taps and bytes of an "
+        "adapter, found others; restore the archive from a copy"
     )
