@@ -31,6 +31,7 @@ REQUIRED = (
     "google-crc32c",
     "reedsolo",
     "rich",
+    "threadpoolctl",
 )
 OPTIONAL = ("torch", "transformers", "safetensors", "peft", "pydicom", "nibabel", "pynetdicom", "dask", "zarr", "tomoz")
 IMAGE_CODECS = {"JPEG XL": "JPEGXL", "JPEG-LS": "JPEGLS", "JPEG 2000": "JPEG2K", "HTJ2K": "HTJ2K", "PNG": "PNG"}

@@ -47,7 +47,14 @@ def fitted_adapter(network: Network, samples: Ints, high: int, taps: tuple[Ints,
     """
     if samples.size < SAMPLES_MIN or not high:
         return b""
-    chunk = ChunkSamples(samples, high, taps)
+    from threadpoolctl import threadpool_limits
+
+    # These products are small: BLAS threads that wait for each other took six times as long beside another job.
+    with threadpool_limits(1):
+        return _smallest(network, ChunkSamples(samples, high, taps))
+
+
+def _smallest(network: Network, chunk: ChunkSamples) -> bytes:
     adapters = [(network, b"")]
     # A network whose sums are near their bound may not take changes.
     with suppress(ArchiveDamagedError):
