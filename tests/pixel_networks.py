@@ -132,7 +132,7 @@ def _visit_compiled(
     compiled: ModuleType, shape: tuple[int, ...], high: int, taps: Any, pixel: Pixel, code: Callable[..., NDArray[np.int64]]
 ) -> None:
     """`reference.visit` with the mixtures that the compiled loop makes."""
-    loop = compiled._Loop(shape, high, taps, pixel._packed)
+    loop = compiled._Loop(shape, high, taps, compiled.Packed.of(pixel._network))
     places, planes, fitted, in_plane, scales, _ = loop._seen
     for sample in wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
         n = len(sample[0])

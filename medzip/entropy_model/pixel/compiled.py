@@ -28,6 +28,8 @@ from medzip.exact.tables import INVERSE_OCTAVE
 
 Ints = NDArray[np.int64]
 
+PAUSED = 3
+STEPS_AT_A_TIME = 256
 TILE = 64
 """So many samples pass through the network together: what they need stays in the second-level cache."""
 
@@ -122,6 +124,11 @@ class _Loop:
         self._curve = curve_of("logistic")
 
     def run(self, encoding: bool, samples: Ints, words: NDArray[np.uint32], coder: NDArray[np.uint64]) -> int:
+        while (result := self._part(encoding, samples, words, coder)) == PAUSED:
+            pass  # in Python for a moment: an interrupt from the keyboard is seen here
+        return result
+
+    def _part(self, encoding: bool, samples: Ints, words: NDArray[np.uint32], coder: NDArray[np.uint64]) -> int:
         return int(
             _run(
                 encoding, samples, words, coder, self._step, self._shape, self._high, self._known, self._order, self._chunk,
@@ -135,7 +142,7 @@ def _run(
     encoding: Any, samples: Any, words: Any, coder: Any, state: Any, shape: Any, high: Any, known: Any, order: Any, chunk: Any,
     weights: Any, biases: Any, shifts: Any, added: Any, states: Any, sums: Any, work: Any, seen: Any, curve: Any,
 ) -> Any:  # fmt: skip
-    """Goes on with step state[0], whose rows are state[1] to state[2]; gives GOOD, FULL (words) or DAMAGED."""
+    """Goes on with step state[0], whose rows are state[1] to state[2]; gives GOOD, FULL (words), DAMAGED or PAUSED."""
     _, rows, columns = shape
     values, wrong, wrong_in_plane = known
     plane_of, row_of, begin = order
@@ -143,7 +150,11 @@ def _run(
     places, planes, fitted, in_plane, scales, batch = seen
     stride = columns + around.LEFT + around.RIGHT
     step, first, last = state
+    pause = step + STEPS_AT_A_TIME
     while first < len(begin):
+        if step == pause:
+            state[0], state[1], state[2] = step, first, last
+            return PAUSED
         while last < len(begin) and begin[last] <= step:
             last += 1
         while first < last and begin[first] + columns <= step:
