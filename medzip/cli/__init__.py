@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
+from medzip import interrupts
 from medzip.cli import bench, completion, compress, decompress, doctor, extract, info, models, verify
 from medzip.cli.common import EXIT_INTERRUPTED, EXIT_READER_GONE, Console, HelpFormatter, OutputError, Parser
 
@@ -47,6 +48,8 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (`argv` without the program's name; default: sys.argv) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        interrupts.remember()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text in the terminal's encoding
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medzip import interrupts
 from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.compiled_features import RUN, chunk_constants, keep, look
@@ -125,7 +126,7 @@ class _Loop:
 
     def run(self, encoding: bool, samples: Ints, words: NDArray[np.uint32], coder: NDArray[np.uint64]) -> int:
         while (result := self._part(encoding, samples, words, coder)) == PAUSED:
-            pass  # in Python for a moment: an interrupt from the keyboard is seen here
+            interrupts.check()
         return result
 
     def _part(self, encoding: bool, samples: Ints, words: NDArray[np.uint32], coder: NDArray[np.uint64]) -> int:
