@@ -12,8 +12,7 @@ import argparse
 import copy
 import json
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ from torch import Tensor, nn
 
 from fine_tune.datasets.manifest import TrainingVolume, load, rows, windowed
 from fine_tune.layouts import Layout, layout_of
+from fine_tune.training import trained
 from medzip.entropy_model.llm.network import NetworkConfig
-
-SECONDS_BETWEEN_CHECKPOINTS = 120
 
 
 def setup(config: dict[str, Any], data: Path) -> tuple[nn.Module, Layout, list[TrainingVolume]]:
@@ -54,86 +52,25 @@ def setup(config: dict[str, Any], data: Path) -> tuple[nn.Module, Layout, list[T
 
 def optimizers(network: nn.Module, config: dict[str, Any]) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the backbone, AdamW for all else (and for everything when `muon_rate` is not set)."""
-    trained = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
-    matrices = [w for name, w in trained if "muon_rate" in config and name.startswith("backbone.") and w.ndim == 2]
-    others = [w for _, w in trained if not any(w is matrix for matrix in matrices)]
+    learning = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    matrices = [w for name, w in learning if "muon_rate" in config and name.startswith("backbone.") and w.ndim == 2]
+    others = [w for _, w in learning if not any(w is matrix for matrix in matrices)]
     result: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=config["rate"], betas=(0.9, 0.95), weight_decay=0.01)]
     if matrices:
         result.append(torch.optim.Muon(matrices, lr=config["muon_rate"], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
-    for optimizer in result:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
     return result
-
-
-def rate_factor(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Warm up, stay, fall to zero over the last `decay` share: a training can be prolonged without being begun again."""
-    falling = (steps - step) / max(decay * steps, 1)
-    return min(1.0, (step + 1) / warmup, max(falling, 0.0))
-
-
-class Averaged:
-    """Exponential moving average of the trained weights: what is validated and shipped."""
-
-    def __init__(self, network: nn.Module, decay: float = 0.998) -> None:
-        self.network, self.decay = copy.deepcopy(network).requires_grad_(False), decay
-
-    def update(self, network: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
-                average.lerp_(weight, 1 - decay)
-
-
-def save(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
 
 
 def fit(
     network: nn.Module, layout: Layout, volumes: list[TrainingVolume], config: dict[str, Any], run: Path, steps: int
 ) -> Iterator[tuple[int, nn.Module]]:
     """Train to step `steps`; gives (step, averaged network) at each checkpoint and at the end, even where nothing is left."""
-    average, optimizing, step, spent, recent = Averaged(network), optimizers(network, config), 0, 0.0, math.nan
-    checkpoint = run / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        network.load_state_dict(state["network"])
-        average.network.load_state_dict(state["average"])
-        for optimizer, saved in zip(optimizing, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, spent, recent = state["step"], state["seconds"], state["recent"]
 
-    def keep() -> None:
-        seconds = spent + time.monotonic() - began
-        state = {"network": network.state_dict(), "average": average.network.state_dict(), "step": step, "seconds": seconds}
-        save(checkpoint, state | {"optimizers": [optimizer.state_dict() for optimizer in optimizing], "recent": recent})
+    def losses(seed: int) -> Callable[[], Tensor]:
+        source = layout.source(volumes, seed=seed)
+        return lambda: layout.loss(network, source.draw(config["patches"]))
 
-    source = layout.source(volumes, seed=config["seed"] + step)
-    began = saved_at = time.monotonic()
-    while step < steps:
-        factor = rate_factor(step, steps, config["warmup"], config["decay"])
-        for optimizer in optimizing:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            optimizer.zero_grad(set_to_none=True)
-        loss = layout.loss(network, source.draw(config["patches"]))
-        loss.backward()
-        nn.utils.clip_grad_norm_((w for w in network.parameters() if w.requires_grad), 1.0)
-        for optimizer in optimizing:
-            optimizer.step()
-        step += 1
-        average.update(network, step)
-        recent = loss.item() if math.isnan(recent) else 0.98 * recent + 0.02 * loss.item()
-        if step % 20 == 0:
-            print(f"step {step}  {spent + time.monotonic() - began:.0f} s  {recent:.4f} bits/sample", flush=True)
-        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and step < steps:
-            saved_at = time.monotonic()
-            keep()
-            yield step, average.network
-    keep()
-    yield step, average.network
+    return trained(network, optimizers(network, config), losses, config, run, steps)
 
 
 def validate(network: nn.Module, layout: Layout, volumes: list[TrainingVolume], patches: int) -> float:

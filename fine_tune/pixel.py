@@ -10,21 +10,19 @@ integer network rounds them, on the integer features that the codec computes.
 from __future__ import annotations
 
 import argparse
-import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from torch import nn
+from torch import Tensor
 
 from fine_tune.datasets.manifest import TrainingVolume, load, rows, windowed
 from fine_tune.datasets.voxels import PixelVolume, joined
-from fine_tune.llm import SECONDS_BETWEEN_CHECKPOINTS, Averaged, rate_factor, save
 from fine_tune.pixel_network import PixelNetwork, bits
+from fine_tune.training import trained
 
 VOLUMES_PER_STEP = 8
 
@@ -56,63 +54,30 @@ def optimizers(network: PixelNetwork, config: dict[str, Any]) -> list[torch.opti
     """Muon for the matrices of the hidden layers, AdamW for all else."""
     matrices = [layer.weight for layer in network.hidden]
     others = [weight for weight in network.parameters() if not any(weight is matrix for matrix in matrices)]
-    result: list[torch.optim.Optimizer] = [
+    return [
         torch.optim.AdamW(others, lr=config["rate"], betas=(0.9, 0.99), weight_decay=1e-4),
         torch.optim.Muon(matrices, lr=config["muon_rate"], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
     ]
-    for optimizer in result:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return result
 
 
 def fit(
     network: PixelNetwork, volumes: list[PixelVolume], config: dict[str, Any], run: Path, steps: int
 ) -> Iterator[tuple[int, PixelNetwork]]:
     """Train to step `steps`; gives (step, averaged network) at each checkpoint and at the end, even where nothing is left."""
-    average, optimizing, step, spent, recent = Averaged(network), optimizers(network, config), 0, 0.0, math.nan
-    checkpoint = run / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        network.load_state_dict(state["network"])
-        average.network.load_state_dict(state["average"])
-        for optimizer, saved in zip(optimizing, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, spent, recent = state["step"], state["seconds"], state["recent"]
-
-    def keep() -> None:
-        seconds = spent + time.monotonic() - began
-        state = {"network": network.state_dict(), "average": average.network.state_dict(), "step": step, "seconds": seconds}
-        save(checkpoint, state | {"optimizers": [optimizer.state_dict() for optimizer in optimizing], "recent": recent})
-
-    generator = np.random.default_rng(config["seed"] + step)
     share = np.array([volume.size for volume in volumes], float) ** 0.7
     share /= share.sum()
-    began = saved_at = time.monotonic()
-    while step < steps:
-        factor = rate_factor(step, steps, config["warmup"], config["decay"])
-        for optimizer in optimizing:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            optimizer.zero_grad(set_to_none=True)
-        chosen = generator.choice(len(volumes), VOLUMES_PER_STEP, p=share)
-        batch = joined([volumes[i].draw(generator, config["batch"] // VOLUMES_PER_STEP) for i in chosen])
-        loss = bits(network, batch).mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for optimizer in optimizing:
-            optimizer.step()
-        step += 1
-        average.update(network, step)
-        recent = loss.item() if math.isnan(recent) else 0.99 * recent + 0.01 * loss.item()
-        if step % 100 == 0:
-            print(f"step {step}  {spent + time.monotonic() - began:.0f} s  {recent:.4f} bits/sample", flush=True)
-        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and step < steps:
-            saved_at = time.monotonic()
-            keep()
-            yield step, average.network
-    keep()
-    yield step, average.network
+
+    def losses(seed: int) -> Callable[[], Tensor]:
+        generator = np.random.default_rng(seed)
+
+        def loss() -> Tensor:
+            chosen = generator.choice(len(volumes), VOLUMES_PER_STEP, p=share)
+            count = config["batch"] // VOLUMES_PER_STEP
+            return bits(network, joined([volumes[i].draw(generator, count) for i in chosen])).mean()
+
+        return loss
+
+    return trained(network, optimizers(network, config), losses, config, run, steps)
 
 
 def validate(network: PixelNetwork, volumes: list[PixelVolume], count: int) -> list[float]:

@@ -54,12 +54,12 @@ def defined(seen: reference._Known, coefficients: tuple[np.ndarray, np.ndarray],
 
 
 def compiled(seen: reference._Known, coefficients: tuple[np.ndarray, np.ndarray], top: int) -> Look:
-    from medzip.entropy_model.pixel.compiled_features import RUN, chunk_constants
+    from medzip.entropy_model.pixel.compiled_features import chunk_constants
     from medzip.entropy_model.pixel.compiled_features import look as compiled_look
 
     n = SAMPLES[0].size
     # Behind the planes lies garbage that must not be seen.
-    arrays = [np.concatenate([array, np.full(RUN, top, array.dtype)]) for array in seen.arrays]
+    arrays = [np.concatenate([array, np.full(around.RUN, top, array.dtype)]) for array in seen.arrays]
     features = np.full((n, FEATURES + 4), 99, np.int8)
     fitted, in_plane, scale = (np.zeros(n, np.int64) for _ in range(3))
     constants = chunk_constants(*SHAPE[1:], *coefficients, top)
@@ -107,7 +107,7 @@ def test_neighbours_in_planes_that_do_not_exist_are_never_seen() -> None:
     seen, again = (look(n, wrong, wrong_in_plane, SAMPLES[0], *coefficients, top) for n in (near, other))
     assert np.array_equal(seen.features, again.features) and np.array_equal(seen.fitted, again.fitted)
     second = SAMPLES[0] == 1
-    for i, (_, dy, dx) in enumerate(around.NEIGHBOURS[around.IN_FIRST_TWO :], around.IN_FIRST_TWO):
+    for i, (_, dy, dx) in enumerate(around.SECOND_BEFORE, around.IN_PLANE + len(around.BEFORE)):
         assert np.array_equal(near[i, second], near[around.NEIGHBOURS.index((-1, dy, dx)), second])
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip.coder.range_coder import Decoder, Encoder
+from medzip.entropy_model import wavefront
 from medzip.entropy_model.contract import Chunk, ChunkHeader, Requirements
 from medzip.errors import ArchiveDamagedError, UnsupportedInputError
 from medzip.exact.mixture import POSITION_BITS, SCALE_CODES, SIGMA, Mixture
@@ -127,19 +128,10 @@ def _checked(header: ChunkHeader) -> tuple[int, int, list[list[int]]]:
 def _wavefront(shape: tuple[int, ...], top: int, coefficients: Ints, code: Callable[[Ints, Mixture], Ints]) -> None:
     """Visits every sample of `shape` once; `code` gets the flat indices of a batch and its mixtures, gives values in 0..top."""
     planes, rows, columns = shape
-    plane, row = np.divmod(np.arange(planes * rows), rows)
-    begin = STEP_OF_PLANE * plane + STEP_OF_ROW * row
-    order = np.argsort(begin, kind="stable")
-    plane, row, begin = plane[order], row[order], begin[order]
     context = _Context(planes, rows, columns, top, coefficients)
-    for step in range(int(begin[-1]) + columns):
-        first, last = np.searchsorted(begin, [step - columns + 1, step + 1])
-        if first == last:
-            continue
-        batch = slice(first, last)
-        column = step - begin[batch]
-        context.look(plane[batch], row[batch], column)
-        values = code((plane[batch] * rows + row[batch]) * columns + column, context.mixture())
+    for plane, row, column in wavefront.steps((planes, rows, columns), STEP_OF_ROW, STEP_OF_PLANE):
+        context.look(plane, row, column)
+        values = code((plane * rows + row) * columns + column, context.mixture())
         context.learn(values)
 
 

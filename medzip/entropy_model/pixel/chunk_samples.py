@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS, Look, look
+from medzip.entropy_model.pixel.reference import gathered, place
 from medzip.exact.compiled.setup import available
 
 Ints = NDArray[np.int64]
 
 _TILE = 1 << 14
-# Compiled features copy by runs of 8.
-_BEYOND = 8
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class ChunkSamples:
 
     def _look(self, index: Ints) -> tuple[Look, Ints]:
         plane, row, column = np.unravel_index(index, self.shape)
-        _, rows, columns = self.shape
-        at = plane * around.plane_stride(rows, columns) + (row + around.TOP) * around.row_stride(columns) + column + around.LEFT
+        at = place(plane, row, column, self.shape)
         seen = self._compiled(at, plane) if available() else self._in_numpy(at, plane)
         return seen, self._known[0][at].astype(np.int64)
 
@@ -70,25 +68,10 @@ class ChunkSamples:
         return Look(fitted, in_plane, scale, features)
 
     def _in_numpy(self, at: Ints, plane: Ints) -> Look:
-        values, wrong, wrong_in_plane = self._known
-        _, rows, columns = self.shape
-        second = [(max(dz, -1), dy, dx) for dz, dy, dx in around.NEIGHBOURS]
-        first_places, second_places, errors = (
-            around.deltas(offsets, rows, columns)[:, None] for offsets in (around.NEIGHBOURS, second, around.ERRORS)
-        )
-        inside = around.ERRORS_IN_PLANE
-
-        def take(array: NDArray[Any], places: Ints) -> Ints:
-            # What lies before the first plane is read from wherever the index leads, and not used.
-            return array.take(places, mode="wrap").astype(np.int64)
-
-        amount = take(wrong, errors + at)
-        amount[inside:, plane == 0] = 0
-        near = take(values, np.where(plane == 1, second_places, first_places) + at)
-        return look(near, amount, take(wrong_in_plane, errors[:inside] + at), plane, *self._taps, self.top)
+        return look(*gathered(self._known, at, plane, self.shape), plane, *self._taps, self.top)
 
 
 def _flat(planes: NDArray[Any]) -> NDArray[Any]:
     """With margins, and what the compiled features may read beyond."""
     flat = around.with_margins(planes).reshape(-1)
-    return np.concatenate([flat, np.zeros(_BEYOND, planes.dtype)])
+    return np.concatenate([flat, np.zeros(around.RUN, planes.dtype)])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medzip import interrupts
 from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import neighbourhood as around
-from medzip.entropy_model.pixel.compiled_features import RUN, chunk_constants, keep, look
+from medzip.entropy_model.pixel.compiled_features import chunk_constants, keep, look
 from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS
 from medzip.entropy_model.pixel.network import ACTIVATION_BITS, MEAN_BITS, MEAN_REACH, OCTAVES, Layer, Network
 from medzip.errors import ArchiveDamagedError
@@ -108,7 +108,7 @@ class _Loop:
         planes, rows, columns = shape
         top = high << POSITION_BITS
         self._high, self._shape = high, shape
-        size = planes * around.plane_stride(rows, columns) + RUN
+        size = planes * around.plane_stride(rows, columns) + around.RUN
         self._known = tuple(np.zeros(size, np.int32 if top < 1 << 24 else np.int64) for _ in range(3))
         self._order = wavefront.rows_in_order(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE)
         self._chunk = chunk_constants(rows, columns, *taps, top)

@@ -27,9 +27,6 @@ from medzip.entropy_model.pixel.features import octave_code as features_octave_c
 from medzip.exact.compiled.setup import njit
 from medzip.exact.tables import INVERSE_OCTAVE
 
-RUN = 8
-"""Samples are copied by runs of this length; what is too much is overwritten by the next run."""
-
 # (first place in NEIGHBOURS) of all runs of neighbours that stand beside each other; ROW runs the other way.
 _BESIDE = [
     i
@@ -43,7 +40,7 @@ _MANTISSA = MANTISSA_CODES.astype(np.int32)
 _INVERSE = INVERSE_OCTAVE.astype(np.int32)
 _NEAREST = np.array(around.NEAREST, np.int64)
 _WEIGHTS = np.array(around.ERROR_WEIGHTS, np.int64)
-_ALL, _IN_PLANE = len(around.NEIGHBOURS), around.IN_PLANE
+_RUN, _ALL, _IN_PLANE = around.RUN, len(around.NEIGHBOURS), around.IN_PLANE
 _ERRORS, _INSIDE = len(around.ERRORS), around.ERRORS_IN_PLANE
 _W, _N, _NE, _NW = around.WEST, around.NORTH, around.NORTH_EAST, around.NORTH_WEST
 _LEFT, _RIGHT, _TOP, _BOTTOM, _SHIFT_ABOVE = around.LEFT, around.RIGHT, around.TOP, around.BOTTOM, around.SHIFT_ABOVE
@@ -62,11 +59,14 @@ _leading_zeros: Any = intrinsic(_emit_leading_zeros)
 
 
 def _emit_copy_run(_typing: Any, target: Any, _to: Any, source: Any, _start: Any) -> Any:
-    """(target, to, source, start): target[to : to + RUN] = source[start : start + RUN], flat arrays, indices not checked."""
+    """(target, to, source, start): target[to : to + RUN] = source[start : start + RUN], flat arrays, indices not checked.
+
+    What is too much is overwritten by the next run.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         arrays = [context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2)]
-        run = ir.VectorType(context.get_data_type(target.dtype), RUN).as_pointer()
+        run = ir.VectorType(context.get_data_type(target.dtype), around.RUN).as_pointer()
         places = [builder.gep(array.data, [arguments[i]]) for array, i in zip(arrays, (1, 3), strict=True)]
         into, out_of = (builder.bitcast(place, run) for place in places)
         builder.store(builder.load(out_of, align=4), into, align=4)
@@ -121,10 +121,9 @@ def predicted(positions: Any, taps: Any, sum_of_taps: Any, local: Any, top: Any)
 
 def chunk_constants(rows: int, columns: int, taps: Any, taps_in_plane: Any, top: int) -> tuple[Any, ...]:
     """What `look` needs to know of a chunk, in the types that it is compiled for; `top` is a position."""
-    second = [(max(dz, -1), dy, dx) for dz, dy, dx in around.NEIGHBOURS]
     return (
         around.deltas(around.NEIGHBOURS, rows, columns),
-        around.deltas(second, rows, columns),
+        around.deltas(around.IN_SECOND_PLANE, rows, columns),
         around.deltas(around.ERRORS, rows, columns),
         taps.astype(np.int32),
         taps_in_plane.astype(np.int32),
@@ -161,11 +160,11 @@ def look(
 ) -> None:
     """`features.look` for the n samples at flat indices `places` of planes `planes`; what lies between is `chunk_constants`.
 
-    `values`, `wrong` and `wrong_in_plane` are int32 or int64, with RUN elements more than the planes with margins hold;
-    `features` is int8 (at least n, FEATURES), the last three are int64 (at least n,).
+    `values`, `wrong` and `wrong_in_plane` are int32 or int64, with `neighbourhood.RUN` elements more than the planes with
+    margins hold; `features` is int8 (at least n, FEATURES), the last three are int64 (at least n,).
     """
     wide = values.dtype.type
-    seen, off = np.zeros(_ALL + RUN, values.dtype), np.zeros(_ERRORS + 6, values.dtype)
+    seen, off = np.zeros(_ALL + _RUN, values.dtype), np.zeros(_ERRORS + 6, values.dtype)
     in_plane_errors = np.zeros(_INSIDE, values.dtype)
     rest = np.zeros(12, np.int64)
     for j in range(n):

@@ -29,8 +29,11 @@ ABOVE: list[Offset] = [
 BEFORE: list[Offset] = [(-1, dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
 SECOND_BEFORE: list[Offset] = [(-2, dy, dx) for dy in range(-1, 2) for dx in range(-1, 2)]
 NEIGHBOURS: list[Offset] = ROW + ABOVE + BEFORE + SECOND_BEFORE
+IN_SECOND_PLANE: list[Offset] = [(max(dz, -1), dy, dx) for dz, dy, dx in NEIGHBOURS]
+"""What the second plane of a chunk sees instead: the plane before stands in for the one before that."""
+RUN = 8
+"""Compiled code reads runs of so many samples: flat arrays have so many elements more than planes with margins hold."""
 IN_PLANE = len(ROW) + len(ABOVE)
-IN_FIRST_TWO = IN_PLANE + len(BEFORE)
 
 
 def places(*offsets: tuple[int, int]) -> list[int]:

@@ -48,20 +48,29 @@ class _Known:
         self.shape = shape
         size = planes * around.plane_stride(rows, columns)
         self.arrays = tuple(np.zeros(size, np.int32 if top < 1 << 24 else np.int64) for _ in range(3))
-        second = [(max(dz, -1), dy, dx) for dz, dy, dx in around.NEIGHBOURS]
-        self.near = [around.deltas(offsets, rows, columns)[:, None] for offsets in (around.NEIGHBOURS, second)]
-        self.errors = around.deltas(around.ERRORS, rows, columns)[:, None]
 
     def around(self, plane: Ints, row: Ints, column: Ints) -> tuple[Ints, Ints, Ints]:
-        """What `look` wants of the neighbours: positions (66, n), errors (12, n), in-plane errors (7, n)."""
-        values, wrong, wrong_in_plane = self.arrays
-        at = place(plane, row, column, self.shape)
-        inside = around.ERRORS_IN_PLANE
+        """What `look` wants of the neighbours of samples."""
+        return gathered(self.arrays, place(plane, row, column, self.shape), plane, self.shape)
+
+
+def gathered(arrays: tuple[NDArray[Any], ...], at: Ints, plane: Ints, shape: tuple[int, int, int]) -> tuple[Ints, Ints, Ints]:
+    """What `look` wants of the neighbours of samples at flat indices `at` of planes `plane`: positions (66, n), errors (12, n)
+    and in-plane errors (7, n), out of flat `arrays` of the three."""
+    _, rows, columns = shape
+    near, second, errors = (
+        around.deltas(offsets, rows, columns)[:, None] for offsets in (around.NEIGHBOURS, around.IN_SECOND_PLANE, around.ERRORS)
+    )
+    inside = around.ERRORS_IN_PLANE
+
+    def take(array: NDArray[Any], places: Ints) -> Ints:
         # What lies before the first plane is read from wherever the index leads, and not used.
-        near = values.take(np.where(plane == 1, self.near[1], self.near[0]) + at, mode="wrap").astype(np.int64)
-        errors = wrong.take(self.errors + at, mode="wrap").astype(np.int64)
-        errors[inside:, plane == 0] = 0
-        return near, errors, wrong_in_plane.take(self.errors[:inside] + at).astype(np.int64)
+        return array.take(places, mode="wrap").astype(np.int64)
+
+    values, wrong, wrong_in_plane = arrays
+    amount = take(wrong, errors + at)
+    amount[inside:, plane == 0] = 0
+    return take(values, np.where(plane == 1, second, near) + at), amount, take(wrong_in_plane, errors[:inside] + at)
 
 
 def place(plane: Ints, row: Ints, column: Ints, shape: tuple[int, int, int]) -> Ints:

@@ -33,7 +33,6 @@ _BLOCK = sheets.COLUMNS - 2 * LANES
 _COLUMNS = np.int64(sheets.COLUMNS)
 _FEW, _MANY = np.int64(4), np.int64(SYMBOLS)
 _NONE, _NO, _YES = np.int64(0), np.int64(0), np.int64(1)
-_ENCODING, _DECODING = np.bool_(True), np.bool_(False)
 _FARTHEST = np.int64(VALUE_MAX)
 _LAST = SYMBOLS - 1
 
@@ -183,22 +182,6 @@ def code_batch(
         for row in range(n):
             samples[row] = intervals[row, _START]
     return GOOD
-
-
-@njit
-def encode_batch(
-    samples: Any, weight: Any, mean: Any, scale: Any, n: Any, low: Any, high: Any, curve: Any, words: Any, coder: Any
-) -> Any:
-    """`code_batch` that encodes."""
-    return code_batch(_ENCODING, samples, weight, mean, scale, n, low, high, curve, words, coder)
-
-
-@njit
-def decode_batch(
-    samples: Any, weight: Any, mean: Any, scale: Any, n: Any, low: Any, high: Any, curve: Any, words: Any, coder: Any
-) -> Any:
-    """`code_batch` that decodes."""
-    return code_batch(_DECODING, samples, weight, mean, scale, n, low, high, curve, words, coder)
 
 
 @njit
