@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip.coder.range_coder import Decoder, Encoder
+from medzip.errors import UnsupportedInputError
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,13 @@ class EntropyModel(Protocol):
     def decode(self, header: ChunkHeader, coder: Decoder) -> NDArray[np.integer[Any]]: ...
 
     def requirements(self) -> Requirements: ...
+
+
+def integer_range(model: str, samples: NDArray[np.integer[Any]]) -> tuple[int, int]:
+    """The smallest and the largest sample, (0, 0) where there is none.
+
+    Raises UnsupportedInputError for what is no integer of 8 to 32 bits, in the name of entropy model `model`.
+    """
+    if samples.dtype.kind not in "iu" or samples.dtype.itemsize > 4:
+        raise UnsupportedInputError(f"model {model}: expected integers of 8 to 32 bits, found {samples.dtype}; use another model")
+    return (int(samples.min()), int(samples.max())) if samples.size else (0, 0)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from medzip.coder.range_coder import Decoder, Encoder
 from medzip.entropy_model import wavefront
-from medzip.entropy_model.contract import Chunk, ChunkHeader, Requirements
-from medzip.errors import ArchiveDamagedError, UnsupportedInputError
+from medzip.entropy_model.contract import Chunk, ChunkHeader, Requirements, integer_range
+from medzip.errors import ArchiveDamagedError
 from medzip.exact.mixture import POSITION_BITS, SCALE_CODES, SIGMA, Mixture
 from medzip.exact.symbols import decode_samples, encode_samples
 
@@ -70,11 +70,7 @@ class Parametric:
     def encode(self, chunk: Chunk, coder: Encoder) -> dict[str, Any]:
         """Codes the chunk; returns its range and the fitted coefficients. Raises UnsupportedInputError for 64-bit samples."""
         samples = chunk.samples
-        if samples.dtype.kind not in "iu" or samples.dtype.itemsize > 4:
-            raise UnsupportedInputError(
-                f"model parametric: expected integers of 8 to 32 bits, found {samples.dtype}; use another model"
-            )
-        low, high = (int(samples.min()), int(samples.max())) if samples.size else (0, 0)
+        low, high = integer_range(self.name, samples)
         values = samples.astype(np.int64) - low
         taps = _fit(values)
         flat = values.reshape(-1)

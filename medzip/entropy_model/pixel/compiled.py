@@ -79,6 +79,11 @@ def _shifts(layer: Layer) -> NDArray[np.int32]:
     return shifts
 
 
+def suits(network: Network) -> bool:
+    """Whether the compiled linear layers give known answers for layers of these sizes too."""
+    return compiled_variant(network.shapes) is _CHOSEN
+
+
 def encode(samples: Ints, high: int, taps: tuple[Ints, Ints], network: Packed) -> bytes:
     """The coded samples (planes, rows, columns), 0..high."""
     flat = np.ascontiguousarray(samples, np.int64).reshape(-1)

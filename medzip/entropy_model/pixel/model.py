@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip.coder.range_coder import Decoder, Encoder
-from medzip.entropy_model.contract import Chunk, ChunkHeader, Requirements
+from medzip.entropy_model.contract import Chunk, ChunkHeader, Requirements, integer_range
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.adaptation import merged
 from medzip.entropy_model.pixel.adaptation_fit import fitted_adapter
 from medzip.entropy_model.pixel.features import POSITION_BITS
 from medzip.entropy_model.pixel.fitted import ALL_TAPS, IN_PLANE_TAPS, TAP_MAX, fit
-from medzip.entropy_model.pixel.network import read_network
+from medzip.entropy_model.pixel.network import Network, read_network
 from medzip.entropy_model.pixel.reference import visit
-from medzip.errors import ArchiveDamagedError, UnsupportedInputError
+from medzip.errors import ArchiveDamagedError
 from medzip.exact.compiled.setup import available
 from medzip.exact.mixture import Mixture
 from medzip.exact.symbols import decode_samples, encode_samples
@@ -39,6 +39,11 @@ def _compiled() -> ModuleType | None:
     return compiled
 
 
+def _compiled_for(network: Network) -> ModuleType | None:
+    compiled = _compiled()
+    return compiled if compiled and compiled.suits(network) else None
+
+
 class Pixel:
     """The entropy model 'pixel' with one set of weights, for integers of 8 to 32 bits; it ignores a base layer."""
 
@@ -55,11 +60,7 @@ class Pixel:
     def encode(self, chunk: Chunk, coder: Encoder) -> dict[str, Any]:
         """Codes the chunk; returns its range, fitted taps and adapter. Raises UnsupportedInputError for 64-bit samples."""
         samples = chunk.samples
-        if samples.dtype.kind not in "iu" or samples.dtype.itemsize > 4:
-            raise UnsupportedInputError(
-                f"model pixel: expected integers of 8 to 32 bits, found {samples.dtype}; use another model"
-            )
-        low, high = (int(samples.min()), int(samples.max())) if samples.size else (0, 0)
+        low, high = integer_range(self.name, samples)
         values = samples.astype(np.int64) - low
         if high == low:
             return {"low": low, "high": high, "taps": []}
@@ -69,8 +70,8 @@ class Pixel:
         adapter = fitted_adapter(self._network, values, high - low, taps) if chunk.adapts else b""
         if adapter:
             side["adapter"] = adapter
-        compiled, network = _compiled(), merged(self._network, adapter)
-        if compiled is not None:
+        network = merged(self._network, adapter)
+        if compiled := _compiled_for(network):
             coder.take(compiled.encode(values, high - low, taps, compiled.Packed.of(network)))
         else:
             flat = values.reshape(-1)
@@ -85,8 +86,9 @@ class Pixel:
     def decode(self, header: ChunkHeader, coder: Decoder) -> NDArray[np.integer[Any]]:
         """The samples that `encode` coded. Raises ArchiveDamagedError where the header makes no sense."""
         low, high, taps = _checked(header)
-        compiled, network = _compiled(), merged(self._network, header.side.get("adapter", b""))
-        if compiled is not None and high > low:
+        network = merged(self._network, header.side.get("adapter", b""))
+        compiled = _compiled_for(network)
+        if compiled and high > low:
             values = compiled.decode(coder.data, header.shape, high - low, taps, compiled.Packed.of(network))
             decoded: NDArray[np.integer[Any]] = (values + low).astype(header.dtype)
             return decoded

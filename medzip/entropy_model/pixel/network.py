@@ -80,6 +80,11 @@ class Network:
         return self.out.linear.outputs // 3
 
     @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(outputs, inputs) of all layers: what kernels are to be tested with."""
+        return tuple((layer.linear.outputs, layer.linear.inputs) for layer in self.layers)
+
+    @property
     def multiplications(self) -> int:
         """For each sample."""
         return sum(layer.linear.weight.size for layer in self.layers)

@@ -29,7 +29,7 @@ def visit(
 
     `code` gets the flat indices (n,) of a step's samples and their mixtures, and gives the samples, 0..`top`.
     """
-    kernel = kernels.fastest()
+    kernel = kernels.fastest(network.shapes)
     sums = [kernel.layer(layer.linear) for layer in network.layers]
     known = _Known(shape, top << POSITION_BITS)
     for plane, row, column in wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
