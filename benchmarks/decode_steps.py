@@ -13,13 +13,15 @@ from medzip.entropy_model.pixel import compiled
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.compiled import TILE, Packed
 from medzip.entropy_model.pixel.compiled_features import keep, look
+from medzip.entropy_model.pixel.compiled_regression import begin_segments, learn, predict
 from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS
 from medzip.entropy_model.pixel.fitted import fit
+from medzip.entropy_model.pixel.neighbourhood import SEGMENT
 from medzip.exact.compiled import range_coder
 from medzip.exact.compiled.setup import njit
 from medzip.exact.compiled.symbols import FULL, GOOD, WORDS_PER_SAMPLE, code_batch
 
-REPEAT, RUNS = 50, 5
+REPEAT, RUNS = 48, 5
 _dense, _dense_hidden, _heads = compiled._dense, compiled._dense_hidden, compiled._heads
 _LOWEST = np.int64(0)
 
@@ -51,7 +53,7 @@ def _steps(loop: Any, flat: NDArray[np.int64], high: int, words_in_all: int) -> 
         raise ValueError("expected a chunk long enough to stop in its middle, found it coded to the end; take a larger one")
     step, first, last = (int(number) for number in loop._step)
     n = last - first
-    places, planes, fitted, in_plane, scales, batch = loop._seen
+    places, planes, predicted, fitted, scales, batch = loop._seen
     known, (weight, mean, scale), sums, curve = loop._known, loop._work, loop._sums, loop._curve
     weights, biases, shifts, added, states = loop._network
     words, coder = np.empty(WORDS_PER_SAMPLE * n + 8, np.uint32), range_coder.new_encoder()
@@ -59,17 +61,21 @@ def _steps(loop: Any, flat: NDArray[np.int64], high: int, words_in_all: int) -> 
         raise ValueError("expected the step's words to fit, found them too many")
     coded = range_coder.words_of(range_coder.finished(coder, words))
     rows = tuple(part[first:last] for part in loop._order)
+    state, order, shape, top = loop._regression, loop._order, loop._shape, high << POSITION_BITS
 
     def symbols(repeat: int) -> None:
         _symbols(repeat, False, batch, weight, mean, scale, n, high, curve, coded, range_coder.new_decoder(coded))
 
     parts: dict[str, Callable[[int], Any]] = {
-        "features": lambda r: _features(r, known, places, planes, n, loop._chunk, states[0], fitted, in_plane, scales),
+        "prediction: solving": lambda r: _solving(r, state, order, first, last, step, shape),
+        "prediction": lambda r: _predicting(r, state, known[0], places, order, first, n, step, top, shape, predicted),
+        "features": lambda r: _features(r, known, places, planes, n, loop._chunk, predicted, states[0], fitted, scales),
         "network, hidden layers": lambda r: _hidden(r, n, weights, biases, shifts, added, states),
         "network, last layer": lambda r: _last(r, n, weights[-1], biases[-1], states[0], states[-1], sums),
-        "heads: mixtures from sums": lambda r: _all_heads(r, sums, shifts[-1], n, fitted, scales, weight, mean, scale),
+        "heads: mixtures from sums": lambda r: _all_heads(r, sums, shifts[-1], n, predicted, scales, weight, mean, scale),
         "symbols and range decoder": symbols,
-        "keeping": lambda r: _keeping(r, known, places, fitted, in_plane, batch, rows, step, n, loop._shape, flat),
+        "keeping": lambda r: _keeping(r, known, places, predicted, fitted, batch, rows, step, n, shape, flat),
+        "learning": lambda r: _learning(r, state, known[0], places, n),
     }
     return {name: _best(lambda part=part: part(REPEAT)) / REPEAT / n for name, part in parts.items()}  # type: ignore[misc]
 
@@ -86,17 +92,40 @@ def _best(work: Callable[[], Any]) -> float:
 
 
 @njit
+def _solving(repeat: Any, state: Any, order: Any, first: Any, last: Any, step: Any, shape: Any) -> None:
+    _, rows, columns = shape
+    # Segments begin with one of so many steps.
+    for _ in range(repeat // SEGMENT):
+        begin_segments(state, order, first, last, step, rows, columns)
+
+
+@njit
+def _predicting(
+    repeat: Any, state: Any, values: Any, places: Any, order: Any, first: Any, n: Any, step: Any, top: Any, shape: Any,
+    predicted: Any,
+) -> None:  # fmt: skip
+    for _ in range(repeat):
+        predict(state, values, places, order, first, n, step, top, predicted)
+
+
+@njit
+def _learning(repeat: Any, state: Any, values: Any, places: Any, n: Any) -> None:
+    for _ in range(repeat):
+        learn(state, values, places, first, n, step)
+
+
+@njit
 def _features(
-    repeat: Any, known: Any, places: Any, planes: Any, n: Any, chunk: Any, features: Any, fitted: Any, in_plane: Any, scales: Any
+    repeat: Any, known: Any, places: Any, planes: Any, n: Any, chunk: Any, predicted: Any, features: Any, fitted: Any, scales: Any
 ) -> None:
-    values, wrong, wrong_in_plane = known
-    near, near_second, error_places, taps, taps_in_plane, sum_of_taps, sum_in_plane, top, inverse_top, code_of_top = chunk
+    values, wrong, wrong_fitted = known
+    near, near_second, error_places, taps, taps_in_plane, top, inverse_top, code_of_top = chunk
     for _ in range(repeat):
         for start in range(0, n, TILE):
             look(
-                values, wrong, wrong_in_plane, places[start:], planes[start:], min(TILE, n - start), near, near_second,
-                error_places, taps, taps_in_plane, sum_of_taps, sum_in_plane, top, inverse_top, code_of_top, features,
-                fitted[start:], in_plane[start:], scales[start:],
+                values, wrong, wrong_fitted, places[start:], planes[start:], min(TILE, n - start), near, near_second,
+                error_places, taps, taps_in_plane, top, inverse_top, code_of_top, predicted[start:], features, fitted[start:],
+                scales[start:],
             )  # fmt: skip
 
 
@@ -127,10 +156,12 @@ def _last(repeat: Any, n: Any, weights: Any, bias: Any, features: Any, end: Any,
 
 
 @njit
-def _all_heads(repeat: Any, sums: Any, shifts: Any, n: Any, fitted: Any, scales: Any, weight: Any, mean: Any, scale: Any) -> None:
+def _all_heads(
+    repeat: Any, sums: Any, shifts: Any, n: Any, predicted: Any, scales: Any, weight: Any, mean: Any, scale: Any
+) -> None:
     for _ in range(repeat):
         for start in range(0, n, TILE):
-            _heads(sums, shifts, min(TILE, n - start), start, fitted, scales, weight, mean, scale)
+            _heads(sums, shifts, min(TILE, n - start), start, predicted, scales, weight, mean, scale)
 
 
 @njit
@@ -144,10 +175,10 @@ def _symbols(
 
 @njit
 def _keeping(
-    repeat: Any, known: Any, places: Any, fitted: Any, in_plane: Any, batch: Any, of_rows: Any, step: Any, n: Any, shape: Any,
+    repeat: Any, known: Any, places: Any, predicted: Any, fitted: Any, batch: Any, of_rows: Any, step: Any, n: Any, shape: Any,
     samples: Any,
 ) -> None:  # fmt: skip
-    values, wrong, wrong_in_plane = known
+    values, wrong, wrong_fitted = known
     plane_of, row_of, begin = of_rows
     _, rows, columns = shape
     for _ in range(repeat):
@@ -156,5 +187,5 @@ def _keeping(
             samples[(plane * rows + row) * columns + column] = batch[i]
             position = batch[i] << POSITION_BITS
             keep(values, places[i], position, row, column, rows, columns)
-            keep(wrong, places[i], position - fitted[i], row, column, rows, columns)
-            keep(wrong_in_plane, places[i], position - in_plane[i], row, column, rows, columns)
+            keep(wrong, places[i], position - predicted[i], row, column, rows, columns)
+            keep(wrong_fitted, places[i], position - fitted[i], row, column, rows, columns)

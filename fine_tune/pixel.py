@@ -19,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from fine_tune.datasets import synthetic
 from fine_tune.datasets.manifest import TrainingVolume, load, rows, windowed
 from fine_tune.datasets.voxels import PixelVolume, joined
 from fine_tune.pixel_network import PixelNetwork, bits
@@ -34,10 +35,12 @@ def setup(config: dict[str, Any], data: Path) -> tuple[PixelNetwork, list[PixelV
     volumes = [load(data, row) for row in rows(data, config["include"], config.get("exclude", ()))]
     if config.get("windowed", False):
         volumes += [windowed(volume, generator) for volume in volumes if volume.top > 255]
+    made_up = [synthetic.noisy(generator) for _ in range(config.get("synthetic", 0))]
     network = PixelNetwork(**config["network"])
     if start := config.get("start"):
         network.load_state_dict(torch.load(start, weights_only=False)["average"])
     turned = [PixelVolume(_turned(volume, generator) if config.get("turned") else volume.samples) for volume in volumes]
+    turned += [PixelVolume(samples) for samples in made_up]
     held_out = [PixelVolume(load(data, row).samples) for row in rows(data, config["validate"])]
     return network, turned, held_out
 

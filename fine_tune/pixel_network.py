@@ -112,19 +112,23 @@ def _linear(layer: nn.Linear, value: Tensor) -> Tensor:
     return nn.functional.linear(value, rounded(layer.weight, torch.exp2(-weight_shift(layer.weight))), layer.bias)
 
 
-def bits(network: PixelNetwork, batch: Batch) -> Tensor:
-    """Bits of each sample (n,) under its mixture of logistics; what lies outside the value range counts as its ends."""
-    device = network.out.weight.device
+def bits(network: nn.Module, batch: Batch, gaussian: bool = False) -> Tensor:
+    """Bits of each sample (n,) under its mixture of logistics or Gaussians; what lies outside the values counts as its ends.
+
+    `network` gives what a PixelNetwork gives.
+    """
+    device = next(network.parameters()).device
     logit, mean, log_scale = network(torch.from_numpy(batch.features).to(device).float() * STEP)
     unit = torch.exp2(torch.from_numpy(batch.scale).to(device).float() / 16)[:, None]
     deviation = (unit * torch.exp2(log_scale.clamp(-8, 6))).clamp(min=1.0)
-    difference = torch.from_numpy(batch.position - batch.fitted).to(device).float()[:, None] - mean * unit
+    difference = torch.from_numpy(batch.position - batch.predicted).to(device).float()[:, None] - mean * unit
     lowest = torch.from_numpy(batch.position <= 0).to(device)[:, None]
     highest = torch.from_numpy(batch.position >= batch.top).to(device)[:, None]
     above = ((difference + 8) / deviation).masked_fill(highest, 1e4)
     below = ((difference - 8) / deviation).masked_fill(lowest, -1e4)
     # Both tails are computed where they are small, so that differences keep their precision.
-    mass = torch.where(below > 0, torch.sigmoid(-below) - torch.sigmoid(-above), torch.sigmoid(above) - torch.sigmoid(below))
+    cdf = torch.special.ndtr if gaussian else torch.sigmoid
+    mass = torch.where(below > 0, cdf(-below) - cdf(-above), cdf(above) - cdf(below))
     share = torch.softmax(logit * 0.6931471805599453, 1)
     values = torch.from_numpy(batch.top).to(device).float() / 16 + 1
     return -torch.log2((share * mass).sum(1) * (1 - 1e-4) + 1e-4 / values)

@@ -41,7 +41,7 @@ def integers(seed: str, low: int, high: int, shape: tuple[int, ...]) -> NDArray[
 
 
 def random_network(seed: str = "random", widths: tuple[int, ...] = WIDTHS, mixtures: int = 4) -> Network:
-    """Activations and outputs of ordinary size: mixtures near the fitted prediction, scales near the local one."""
+    """Activations and outputs of ordinary size: mixtures near the prediction, scales near the local one."""
     layers = []
     for i, (outputs, inputs) in enumerate(_shapes(widths, mixtures)):
         name = f"{seed} {i}"
@@ -129,19 +129,31 @@ def digests(weights: Path, samples: NDArray[np.int64]) -> tuple[str, str, str]:
 
 
 def _visit_compiled(
-    compiled: ModuleType, shape: tuple[int, ...], high: int, taps: Any, pixel: Pixel, code: Callable[..., NDArray[np.int64]]
+    compiled: ModuleType,
+    shape: tuple[int, int, int],
+    high: int,
+    taps: Any,
+    pixel: Pixel,
+    code: Callable[..., NDArray[np.int64]],
 ) -> None:
-    """`reference.visit` with the mixtures that the compiled loop makes."""
+    """`reference.visit` with the predictions and mixtures that the compiled loop makes."""
     loop = compiled._Loop(shape, high, taps, compiled.Packed.of(pixel._network))
-    places, planes, fitted, in_plane, scales, _ = loop._seen
+    places, planes, predicted, fitted, scales, _ = loop._seen
+    state, order, values, top = loop._regression, loop._order, loop._known[0], high << POSITION_BITS
     for sample in wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
         n = len(sample[0])
         places[:n], planes[:n] = reference.place(*sample, shape), sample[0]
+        step = int(around.STEP_OF_PLANE * planes[0] + around.STEP_OF_ROW * sample[1][0] + sample[2][0])
+        first = int(np.searchsorted(order[2], step - shape[2], side="right"))
+        if step % around.SEGMENT == 0:
+            compiled.begin_segments(state, order, first, first + n, step, *shape[1:])
+        compiled.predict(state, values, places, order, first, n, step, top, predicted)
         compiled._mixtures(
-            *loop._known, places, planes, n, loop._chunk, *loop._network, loop._sums, fitted, in_plane, scales, *loop._work
+            *loop._known, places, planes, n, loop._chunk, *loop._network, loop._sums, predicted, fitted, scales, *loop._work
         )
         index = np.ravel_multi_index(sample, shape)
         position = code(index, Mixture(*(part[:n] for part in loop._work))) << POSITION_BITS
-        kept = (position, position - fitted[:n], position - in_plane[:n])
+        kept = (position, position - predicted[:n], position - fitted[:n])
         for array, amount in zip(loop._known, kept, strict=True):
             reference.keep(array, amount, *sample, shape)
+        compiled.learn(state, values, places, first, n, step)

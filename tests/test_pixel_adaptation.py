@@ -128,7 +128,7 @@ def test_samples_of_a_chunk_look_as_they_do_to_the_decoder(
     look = reference.look
 
     def remembering(*arguments: object) -> object:
-        looks["now"] = look(*arguments)  # type: ignore[arg-type]
+        looks["now"], looks["predicted"] = look(*arguments), arguments[4]  # type: ignore[arg-type]
         return looks["now"]
 
     monkeypatch.setattr(reference, "look", remembering)
@@ -139,7 +139,7 @@ def test_samples_of_a_chunk_look_as_they_do_to_the_decoder(
     def code(index: np.ndarray, _mixture: object) -> np.ndarray:
         seen, batch = looks["now"], chunk.batch(index)
         assert np.array_equal(batch.features, seen.features)
-        assert np.array_equal(batch.fitted, seen.fitted)
+        assert np.array_equal(batch.predicted, looks["predicted"])
         assert np.array_equal(batch.scale, seen.scale)
         assert np.array_equal(batch.position, flat[index] << POSITION_BITS)
         return flat[index]
@@ -199,8 +199,8 @@ def test_a_network_that_takes_no_changes_gets_none() -> None:
 
 def exact_bits(network: Network, chunk: ChunkSamples, high: int) -> float:
     batch = chunk.batch(np.arange(chunk.size))
-    look = Look(batch.fitted, batch.fitted, batch.scale, batch.features)
-    mixture = network.mixture(look, [lambda x, linear=layer.linear: accumulate(linear, x) for layer in network.layers])
+    sums = [lambda x, linear=layer.linear: accumulate(linear, x) for layer in network.layers]
+    mixture = network.mixture(Look(batch.predicted, batch.scale, batch.features), batch.predicted, sums)
     return code_length(batch.position >> POSITION_BITS, mixture, 0, high)
 
 

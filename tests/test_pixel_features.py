@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel import reference
-from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS, Look, look, octave_code, scaled
+from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS, Look, look, scaled
 from medzip.entropy_model.pixel.fitted import ALL_TAPS, IN_PLANE_TAPS, TAP_MAX
 from medzip.exact.compiled import setup
+from medzip.exact.tables import octave_code
 
 needs_numba = pytest.mark.skipif(not setup.available(), reason="numba is not installed")
 
@@ -49,11 +50,19 @@ def taps(seed: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(-99, 130, ALL_TAPS), random.integers(-99, 160, IN_PLANE_TAPS)
 
 
-def defined(seen: reference._Known, coefficients: tuple[np.ndarray, np.ndarray], top: int) -> Look:
-    return look(*seen.around(*SAMPLES), SAMPLES[0], *coefficients, top)
+def predictions(seed: int, kind: str, top: int) -> np.ndarray:
+    """All that `look` could be given."""
+    random, n = np.random.default_rng(seed), SAMPLES[0].size
+    if kind == "none":
+        return np.clip(random.integers(-40, 41, n) + top // 2, 0, top)
+    return random.choice([0, top], n) if kind == "extreme" else random.integers(0, top + 1, n)
 
 
-def compiled(seen: reference._Known, coefficients: tuple[np.ndarray, np.ndarray], top: int) -> Look:
+def defined(seen: reference._Known, predicted: np.ndarray, coefficients: tuple[np.ndarray, np.ndarray], top: int) -> Look:
+    return look(*seen.around(*SAMPLES), SAMPLES[0], predicted, coefficients, top)
+
+
+def compiled(seen: reference._Known, predicted: np.ndarray, coefficients: tuple[np.ndarray, np.ndarray], top: int) -> Look:
     from medzip.entropy_model.pixel.compiled_features import chunk_constants
     from medzip.entropy_model.pixel.compiled_features import look as compiled_look
 
@@ -61,11 +70,11 @@ def compiled(seen: reference._Known, coefficients: tuple[np.ndarray, np.ndarray]
     # Behind the planes lies garbage that must not be seen.
     arrays = [np.concatenate([array, np.full(around.RUN, top, array.dtype)]) for array in seen.arrays]
     features = np.full((n, FEATURES + 4), 99, np.int8)
-    fitted, in_plane, scale = (np.zeros(n, np.int64) for _ in range(3))
-    constants = chunk_constants(*SHAPE[1:], *coefficients, top)
-    compiled_look(*arrays, reference.place(*SAMPLES, SHAPE), SAMPLES[0], n, *constants, features, fitted, in_plane, scale)
+    fitted, scale = (np.zeros(n, np.int64) for _ in range(2))
+    constants = chunk_constants(*SHAPE[1:], coefficients, top)
+    compiled_look(*arrays, reference.place(*SAMPLES, SHAPE), SAMPLES[0], n, *constants, predicted, features, fitted, scale)
     assert (features[:, FEATURES:] == 99).all()
-    return Look(fitted, in_plane, scale, features[:, :FEATURES])
+    return Look(fitted, scale, features[:, :FEATURES])
 
 
 @needs_numba
@@ -74,12 +83,13 @@ def compiled(seen: reference._Known, coefficients: tuple[np.ndarray, np.ndarray]
     high=st.sampled_from(HIGHS),
     kind=st.sampled_from(KINDS),
     of_taps=st.sampled_from(["none", "ordinary", "extreme"]),
+    of_predictions=st.sampled_from(["none", "ordinary", "extreme"]),
     seed=st.integers(0, 999),
 )
-def test_compiled_features_equal_the_definition(high: int, kind: str, of_taps: str, seed: int) -> None:
-    seen, coefficients = known(high, kind, seed), taps(seed, of_taps)
-    expected, found = (of(seen, coefficients, high << POSITION_BITS) for of in (defined, compiled))
-    for part in ("fitted", "in_plane", "scale", "features"):
+def test_compiled_features_equal_the_definition(high: int, kind: str, of_taps: str, of_predictions: str, seed: int) -> None:
+    seen, coefficients, top = known(high, kind, seed), taps(seed, of_taps), high << POSITION_BITS
+    expected, found = (of(seen, predictions(seed, of_predictions, top), coefficients, top) for of in (defined, compiled))
+    for part in ("fitted", "scale", "features"):
         assert np.array_equal(getattr(found, part), getattr(expected, part)), part
 
 
@@ -87,9 +97,8 @@ def test_compiled_features_equal_the_definition(high: int, kind: str, of_taps: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_and_scales_stay_within_their_bounds(high: int, kind: str) -> None:
     top = high << POSITION_BITS
-    seen = defined(known(high, kind, 1), taps(1, "extreme"), top)
-    for prediction in (seen.fitted, seen.in_plane):
-        assert prediction.min() >= 0 and prediction.max() <= top
+    seen = defined(known(high, kind, 1), predictions(1, "extreme", top), taps(1, "extreme"), top)
+    assert seen.fitted.min() >= 0 and seen.fitted.max() <= top
     # Errors and differences are at most `top`, so no mean of them is larger: 16 log2 of top, in 1/16.
     assert seen.scale.min() >= 16 and seen.scale.max() <= 16 * (top + 80).bit_length()
     assert seen.features.min() >= -127
@@ -99,12 +108,12 @@ def test_neighbours_in_planes_that_do_not_exist_are_never_seen() -> None:
     """Neighbours before the first plane change nothing there; the second plane sees the plane before it twice."""
     coefficients, high = taps(3, "ordinary"), 4095
     top = high << POSITION_BITS
-    clean = known(high, "random", 3)
-    near, wrong, wrong_in_plane = clean.around(*SAMPLES)
+    clean, predicted = known(high, "random", 3), predictions(3, "ordinary", top)
+    near, wrong, wrong_fitted = clean.around(*SAMPLES)
     first = SAMPLES[0] == 0
     other = near.copy()
     other[around.IN_PLANE :, first] = top - other[around.IN_PLANE :, first]
-    seen, again = (look(n, wrong, wrong_in_plane, SAMPLES[0], *coefficients, top) for n in (near, other))
+    seen, again = (look(n, wrong, wrong_fitted, SAMPLES[0], predicted, coefficients, top) for n in (near, other))
     assert np.array_equal(seen.features, again.features) and np.array_equal(seen.fitted, again.fitted)
     second = SAMPLES[0] == 1
     for i, (_, dy, dx) in enumerate(around.SECOND_BEFORE, around.IN_PLANE + len(around.BEFORE)):
@@ -112,20 +121,23 @@ def test_neighbours_in_planes_that_do_not_exist_are_never_seen() -> None:
 
 
 def test_flags_tell_which_planes_before_exist() -> None:
-    seen = defined(known(255, "random", 4), taps(4, "ordinary"), 255 << POSITION_BITS)
+    top = 255 << POSITION_BITS
+    seen = defined(known(255, "random", 4), predictions(4, "ordinary", top), taps(4, "ordinary"), top)
     assert np.array_equal(seen.features[:, -3] == 64, SAMPLES[0] > 0)
     assert np.array_equal(seen.features[:, -2] == 64, SAMPLES[0] > 1)
 
 
 def test_the_same_picture_at_another_brightness_and_scale_looks_the_same() -> None:
-    """Means relative to the fitted prediction, differences relative to the local scale: the same features of neighbours."""
+    """Means relative to the prediction, differences relative to the local scale: the same features of neighbours."""
     random = np.random.default_rng(5)
     plane = np.full(1, 2)
     near, wrong = random.integers(20000, 30000, (ALL_TAPS, 1)), random.integers(-9000, 9000, (12, 1))
+    predicted, coefficients = random.integers(20000, 30000, 1), taps(5, "none")
 
     def seen(factor: int, added: int) -> np.ndarray:
         arrays = (near * factor + added, wrong * factor, wrong[: around.ERRORS_IN_PLANE] * factor)
-        return look(*arrays, plane, *taps(5, "none"), (1 << 30) - 1).features[0, : ALL_TAPS + 18].astype(int)
+        found = look(*arrays, plane, predicted * factor + added, coefficients, (1 << 30) - 1)
+        return found.features[0, : ALL_TAPS + 18].astype(int)
 
     assert np.array_equal(seen(1, 0), seen(1, 1 << 20))
     # What is rounded or added before the scale is taken differs by next to nothing.

@@ -88,7 +88,7 @@ def test_what_was_coded_comes_back(pixel: Pixel, kind: str, dtype: np.dtype[Any]
 
 CHUNKS = {
     "12 bits, fitted": image(12),
-    "8 bits, one plane, fitted": image(8, (1, 64, 66)),
+    "8 bits, one plane, fitted": image(8, (1, 46, 90)),
     "16 bits": image(16, (3, 9, 14)),
     "20 bits": image(20, (2, 7, 8)),
     "32 bits": image(32, (3, 8, 11)),
@@ -97,7 +97,7 @@ CHUNKS = {
     "two values": integers("two values", 0, 1, (2, 6, 5)),
     "one row": integers("row", 0, 99, (3, 1, 30)),
     "one column": integers("column", 0, 99, (3, 30, 1)),
-    "more samples in a step than a tile": image(12, (6, 16, 60)),
+    "more samples in a step than a tile": image(12, (3, 22, 249)),
 }
 
 

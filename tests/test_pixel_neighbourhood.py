@@ -13,6 +13,7 @@ from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel import reference
 from medzip.entropy_model.pixel.features import POSITION_BITS
 from medzip.entropy_model.pixel.fitted import ALL_TAPS, IN_PLANE_TAPS
+from medzip.entropy_model.pixel.regression import ROWS_KEPT, Regression
 from medzip.exact.compiled import setup
 from medzip.exact.mixture import Mixture
 
@@ -48,7 +49,7 @@ def step_of(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def taps() -> tuple[np.ndarray, np.ndarray]:
-    """Every neighbour counts in both predictions."""
+    """Every neighbour counts in the fitted prediction."""
     return integers("taps", -80, 90, (ALL_TAPS,)), integers("taps in plane", -90, 110, (IN_PLANE_TAPS,))
 
 
@@ -131,11 +132,22 @@ def poisoned(seed: int, shape: tuple[int, int, int], arrays: tuple[np.ndarray, .
         array[hidden] = integers(f"{seed} {i}", -top if i else 0, top, (len(hidden),))
 
 
+def poisoned_sums(seed: int, rows: int, *arrays: np.ndarray) -> None:
+    """Garbage in the sums (planes, segments, ROWS_KEPT, ...) that segments write when they begin; `seed` 0 leaves the zeros.
+
+    Those on both sides of a row and those of the two rows above the first are 0 to all who look at them.
+    """
+    for array in arrays if seed else ():
+        hidden = array[:, 1:-1, : min(rows, ROWS_KEPT - 2)]
+        hidden[:] = integers(f"sums {seed}", -(1 << 20), 1 << 20, hidden.shape)
+
+
 class Visit:
-    """All mixtures and arrays of one visit by `reference.visit`, whose arrays begin poisoned."""
+    """All predictions, mixtures and arrays of one visit by `reference.visit`, whose arrays begin poisoned."""
 
     def __init__(self, samples: np.ndarray, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.mixtures: list[Mixture] = []
+        self.predicted: list[np.ndarray] = []
         visit = self
 
         class Known(reference._Known):
@@ -144,12 +156,22 @@ class Visit:
                 poisoned(seed, shape, self.arrays, top)
                 visit.known = self
 
+        class Poisoned(Regression):
+            def __init__(self, shape: tuple[int, int, int], top: int) -> None:
+                super().__init__(shape, top)
+                poisoned_sums(seed, shape[1], self._sums)
+
+            def predict(self, *arguments: np.ndarray) -> np.ndarray:
+                visit.predicted.append(super().predict(*arguments))
+                return visit.predicted[-1]
+
         def code(index: np.ndarray, mixture: Mixture) -> np.ndarray:
             self.mixtures.append(mixture)
             return samples.reshape(-1)[index]
 
         with monkeypatch.context() as patched:
             patched.setattr(reference, "_Known", Known)
+            patched.setattr(reference, "Regression", Poisoned)
             reference.visit(samples.shape, TOP, taps(), NETWORK, code)
 
     def parameters(self) -> np.ndarray:
@@ -163,9 +185,13 @@ def test_mixtures_depend_on_nothing_that_is_not_decoded_yet(shape: tuple[int, in
     assert all(np.array_equal(clean, other) for other in others)
 
 
-def test_poison_is_noticed_where_a_later_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(around, "STEP_OF_ROW", around.STEP_OF_ROW - 1)
-    samples = integers("samples", 0, TOP, (2, 6, 9))
+@pytest.mark.parametrize("name, too_small", [("STEP_OF_ROW", 3), ("STEP_OF_PLANE", 18), ("STEP_OF_PLANE", 32)])
+def test_poison_is_noticed_where_a_later_sample_or_segment_is_looked_at(
+    name: str, too_small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 32, samples are known in time, but not all segments whose sums are looked at have begun."""
+    monkeypatch.setattr(around, name, too_small)
+    samples = integers("samples", 0, TOP, (2, 6, 19))
     first, second = (Visit(samples, seed, monkeypatch).parameters() for seed in (1, 2))
     assert not np.array_equal(first, second)
 
@@ -178,9 +204,10 @@ def test_complete_planes_with_margins_show_a_sample_what_the_decoder_sees(
     samples = integers("samples", 0, TOP, shape)
     visit = Visit(samples, 0, monkeypatch)
     assert np.array_equal(visit.known.arrays[0], around.with_margins(samples << POSITION_BITS).reshape(-1))
-    for sample, mixture in zip(steps(shape), visit.mixtures, strict=True):
-        seen = reference.look(*visit.known.around(*sample), sample[0], *taps(), TOP << POSITION_BITS)
-        again = NETWORK.mixture(seen, [reference.kernels.fastest().layer(layer.linear) for layer in NETWORK.layers])
+    for sample, predicted, mixture in zip(steps(shape), visit.predicted, visit.mixtures, strict=True):
+        seen = reference.look(*visit.known.around(*sample), sample[0], predicted, taps(), TOP << POSITION_BITS)
+        sums = [reference.kernels.fastest().layer(layer.linear) for layer in NETWORK.layers]
+        again = NETWORK.mixture(seen, predicted, sums)
         assert all(np.array_equal(getattr(mixture, part), getattr(again, part)) for part in ("weight", "mean", "scale"))
 
 
@@ -200,6 +227,9 @@ def test_compiled_words_depend_on_nothing_that_is_not_decoded_yet(
             def __init__(self, shape: tuple[int, int, int], *rest: Any) -> None:
                 super().__init__(shape, *rest)
                 poisoned(seed, shape, self._known, TOP << POSITION_BITS)  # noqa: B023, used before the next seed
+                segments = -(-shape[2] // around.SEGMENT) + 2
+                sums = self._regression.sums.reshape(-1, segments, ROWS_KEPT, compiled.regression._SUMS)
+                poisoned_sums(seed, shape[1], sums)  # noqa: B023
 
         monkeypatch.setattr(compiled, "_Loop", Poisoned)
         assert compiled.encode(samples, TOP, taps(), packed) == clean

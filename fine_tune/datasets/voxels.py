@@ -16,11 +16,11 @@ from medzip.entropy_model.pixel.fitted import fit
 
 @dataclass(frozen=True)
 class Batch:
-    """n samples: int8 `features` (n, FEATURES); `fitted` prediction and `position` of the sample in 1/16 of a value, `scale`
+    """n samples: int8 `features` (n, FEATURES); `predicted` position and `position` of the sample in 1/16 of a value, `scale`
     codes, and the position `top` of the largest value of its chunk, each (n,) int64."""
 
     features: NDArray[np.int8]
-    fitted: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     scale: NDArray[np.int64]
     position: NDArray[np.int64]
     top: NDArray[np.int64]
@@ -38,7 +38,7 @@ class PixelVolume:
     def draw(self, generator: np.random.Generator, count: int) -> Batch:
         """`count` samples at random."""
         seen = self._chunk.batch(generator.integers(0, self.size, count))
-        return Batch(seen.features, seen.fitted, seen.scale, seen.position, np.full(count, self._chunk.top, np.int64))
+        return Batch(seen.features, seen.predicted, seen.scale, seen.position, np.full(count, self._chunk.top, np.int64))
 
 
 def joined(batches: list[Batch]) -> Batch:

@@ -31,3 +31,11 @@ def steps(shape: tuple[int, int, int], step_of_row: int, step_of_plane: int) -> 
         first, last = np.searchsorted(begin, [step - columns + 1, step + 1])
         if first < last:
             yield plane[first:last], row[first:last], step - begin[first:last]
+
+
+def widest(order: tuple[Ints, Ints, Ints], columns: int) -> int:
+    """So many samples the largest step has, for what `rows_in_order` gave."""
+    begin = order[2]
+    # Of every row that a step passes through, one sample: of those that began less than a row's length ago.
+    begun, ended = (np.searchsorted(begin, step, side="right") for step in (begin, begin - columns))
+    return int((begun - ended).max())

@@ -60,3 +60,14 @@ def _load() -> tuple[dict[Kind, HalfCdf], NDArray[np.int64], NDArray[np.int64]]:
 
 
 HALF_CDF, OCTAVE, INVERSE_OCTAVE = _load()
+
+# Sixteenths of an octave of the mantissas 256..511, by comparison with the committed table.
+MANTISSA_CODES = (np.arange(256, 512)[:, None] << 7 >= OCTAVE[None, :]).sum(axis=1).astype(np.int64) - 1
+
+
+def octave_code(amount: NDArray[np.int64]) -> NDArray[np.int64]:
+    """floor(16 log2(amount)) by the first 9 bits, for amounts from 1 to 2^62."""
+    octave = np.searchsorted(1 << np.arange(63, dtype=np.int64), amount, side="right").astype(np.int64) - 1
+    mantissa = np.where(octave < 8, amount << np.maximum(8 - octave, 0), amount >> np.maximum(octave - 8, 0))
+    result: NDArray[np.int64] = 16 * octave + MANTISSA_CODES[mantissa & 255]
+    return result

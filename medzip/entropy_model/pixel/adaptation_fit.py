@@ -181,7 +181,7 @@ def _cost(outputs: Floats, batch: Batch, top: int) -> tuple[Doubles, Floats]:
     share /= share.sum(axis=1, keepdims=True)
     deviation = np.maximum(unit * np.exp2(octaves), 1)
     half = 1 << (POSITION_BITS - 1)
-    difference = (batch.position - batch.fitted)[:, None] - mean * unit
+    difference = (batch.position - batch.predicted)[:, None] - mean * unit
     above = np.where((batch.position >= top)[:, None], np.inf, np.clip((difference + half) / deviation, -700, 700))
     below = np.where((batch.position <= 0)[:, None], -np.inf, np.clip((difference - half) / deviation, -700, 700))
     # Both tails are computed where they are small, so that differences keep their precision.

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from medzip import interrupts
 from medzip.entropy_model import wavefront
+from medzip.entropy_model.pixel import compiled_regression as regression
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.compiled_features import chunk_constants, keep, look
+from medzip.entropy_model.pixel.compiled_regression import begin_segments, learn, predict
 from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS
+from medzip.entropy_model.pixel.neighbourhood import SEGMENT
 from medzip.entropy_model.pixel.network import ACTIVATION_BITS, MEAN_BITS, MEAN_REACH, OCTAVES, Layer, Network
 from medzip.errors import ArchiveDamagedError
 from medzip.exact import mixture as mixtures
@@ -116,12 +119,10 @@ class _Loop:
         size = planes * around.plane_stride(rows, columns) + around.RUN
         self._known = tuple(np.zeros(size, np.int32 if top < 1 << 24 else np.int64) for _ in range(3))
         self._order = wavefront.rows_in_order(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE)
-        self._chunk = chunk_constants(rows, columns, *taps, top)
+        self._chunk = chunk_constants(rows, columns, taps, top)
         self._network = (network.weights, network.biases, network.shifts, network.added, network.states())
-        begin = self._order[2]
-        # Of every row that a step passes through, one sample: of those that began less than a row's length ago.
-        begun, ended = (np.searchsorted(begin, step, side="right") for step in (begin, begin - columns))
-        self.widest = int((begun - ended).max())
+        self.widest = wavefront.widest(self._order, columns)
+        self._regression = regression.new_state(shape, self.widest)
         n, k = padded(self.widest, TILE), network.mixtures
         self._step = np.zeros(3, np.int64)
         self._work = tuple(np.zeros((n, k), np.int64) for _ in range(3))
@@ -138,7 +139,7 @@ class _Loop:
         return int(
             _run(
                 encoding, samples, words, coder, self._step, self._shape, self._high, self._known, self._order, self._chunk,
-                *self._network, self._sums, self._work, self._seen, self._curve,
+                self._regression, *self._network, self._sums, self._work, self._seen, self._curve,
             )
         )  # fmt: skip
 
@@ -146,14 +147,14 @@ class _Loop:
 @njit
 def _run(
     encoding: Any, samples: Any, words: Any, coder: Any, state: Any, shape: Any, high: Any, known: Any, order: Any, chunk: Any,
-    weights: Any, biases: Any, shifts: Any, added: Any, states: Any, sums: Any, work: Any, seen: Any, curve: Any,
+    fitting: Any, weights: Any, biases: Any, shifts: Any, added: Any, states: Any, sums: Any, work: Any, seen: Any, curve: Any,
 ) -> Any:  # fmt: skip
     """Goes on with step state[0], whose rows are state[1] to state[2]; gives GOOD, FULL (words), DAMAGED or PAUSED."""
     _, rows, columns = shape
-    values, wrong, wrong_in_plane = known
+    values, wrong, wrong_fitted = known
     plane_of, row_of, begin = order
     weight, mean, scale = work
-    places, planes, fitted, in_plane, scales, batch = seen
+    places, planes, predicted, fitted, scales, batch = seen
     stride = columns + around.LEFT + around.RIGHT
     step, first, last = state
     pause = step + STEPS_AT_A_TIME
@@ -172,9 +173,12 @@ def _run(
             places[i] = (plane * (rows + around.TOP + around.BOTTOM) + row + around.TOP) * stride + column + around.LEFT
             if encoding:
                 batch[i] = samples[(plane * rows + row) * columns + column]
+        if step % SEGMENT == 0:
+            begin_segments(fitting, order, first, last, step, rows, columns)
+        predict(fitting, values, places, order, first, n, step, high << POSITION_BITS, predicted)
         _mixtures(
-            values, wrong, wrong_in_plane, places, planes, n, chunk, weights, biases, shifts, added, states, sums,
-            fitted, in_plane, scales, weight, mean, scale,
+            values, wrong, wrong_fitted, places, planes, n, chunk, weights, biases, shifts, added, states, sums,
+            predicted, fitted, scales, weight, mean, scale,
         )  # fmt: skip
         result = code_batch(encoding, batch, weight, mean, scale, n, _LOWEST, high, curve, words, coder)
         if result != 0:
@@ -186,26 +190,26 @@ def _run(
                 samples[(plane * rows + row) * columns + column] = batch[i]
             position = batch[i] << POSITION_BITS
             keep(values, places[i], position, row, column, rows, columns)
-            keep(wrong, places[i], position - fitted[i], row, column, rows, columns)
-            keep(wrong_in_plane, places[i], position - in_plane[i], row, column, rows, columns)
+            keep(wrong, places[i], position - predicted[i], row, column, rows, columns)
+            keep(wrong_fitted, places[i], position - fitted[i], row, column, rows, columns)
+        learn(fitting, values, places, first, n, step)
         step += 1
     return 0
 
 
 @njit
 def _mixtures(
-    values: Any, wrong: Any, wrong_in_plane: Any, places: Any, planes: Any, n: Any, chunk: Any, weights: Any, biases: Any,
-    shifts: Any, added: Any, states: Any, sums: Any, fitted: Any, in_plane: Any, scales: Any, weight: Any, mean: Any, scale: Any,
+    values: Any, wrong: Any, wrong_fitted: Any, places: Any, planes: Any, n: Any, chunk: Any, weights: Any, biases: Any,
+    shifts: Any, added: Any, states: Any, sums: Any, predicted: Any, fitted: Any, scales: Any, weight: Any, mean: Any, scale: Any,
 ) -> None:  # fmt: skip
-    """Fitted predictions, scale codes and mixtures of the n samples of a step."""
-    near, near_second, error_places, taps, taps_in_plane, sum_of_taps, sum_in_plane, top, inverse_top, code_of_top = chunk
+    """Scale codes and mixtures of the n samples of a step, whose predictions are known."""
+    near, near_second, error_places, taps, taps_in_plane, top, inverse_top, code_of_top = chunk
     features, end = states[0], states[len(states) - 1]
     for start in range(0, n, TILE):
         count = min(TILE, n - start)
         look(
-            values, wrong, wrong_in_plane, places[start:], planes[start:], count, near, near_second, error_places, taps,
-            taps_in_plane, sum_of_taps, sum_in_plane, top, inverse_top, code_of_top, features, fitted[start:], in_plane[start:],
-            scales[start:],
+            values, wrong, wrong_fitted, places[start:], planes[start:], count, near, near_second, error_places, taps,
+            taps_in_plane, top, inverse_top, code_of_top, predicted[start:], features, fitted[start:], scales[start:],
         )  # fmt: skip
         for layer in range(len(weights) - 1):
             if added[layer]:
@@ -219,11 +223,13 @@ def _mixtures(
             for j in range(FEATURES):
                 end[i, width + j] = features[i, j]
         _dense(end, weights[len(weights) - 1], biases[len(weights) - 1], count, sums)
-        _heads(sums, shifts[len(weights) - 1], count, start, fitted, scales, weight, mean, scale)
+        _heads(sums, shifts[len(weights) - 1], count, start, predicted, scales, weight, mean, scale)
 
 
 @njit
-def _heads(sums: Any, shifts: Any, count: Any, start: Any, fitted: Any, scales: Any, weight: Any, mean: Any, scale: Any) -> None:
+def _heads(
+    sums: Any, shifts: Any, count: Any, start: Any, predicted: Any, scales: Any, weight: Any, mean: Any, scale: Any
+) -> None:
     """Mixtures of `count` samples from the last layer's sums: `Network.mixture`."""
     k = weight.shape[1]
     less_weight = 0
@@ -241,7 +247,7 @@ def _heads(sums: Any, shifts: Any, count: Any, start: Any, fitted: Any, scales: 
             weight[at, j] = _INVERSE[less & 15] >> ((less >> 4) + less_weight) if less < 16 * OCTAVES else 0
             offset = _rounded(sums[i, k + j], shifts[k + j] - (MEAN_BITS - ACTIVATION_BITS))
             offset = (min(max(offset, -_REACH), _REACH) * sigma) >> MEAN_BITS
-            mean[at, j] = min(max((fitted[at] << _FINER) + offset, -MEAN_MAX), MEAN_MAX)
+            mean[at, j] = min(max((predicted[at] << _FINER) + offset, -MEAN_MAX), MEAN_MAX)
             scale[at, j] = min(max(scales[at] + _rounded(sums[i, 2 * k + j], shifts[2 * k + j]), 0), SCALE_CODES - 1)
 
 

@@ -18,14 +18,13 @@ from medzip.entropy_model.pixel.features import (
     CODE_OF_MEAN,
     CODE_OF_TEXTURE,
     ERROR_FLOOR,
-    FITTED_BITS,
-    MANTISSA_CODES,
     TEXTURE_FLOOR,
     inverse_of,
 )
-from medzip.entropy_model.pixel.features import octave_code as features_octave_code
+from medzip.entropy_model.pixel.fitted import FITTED_BITS
 from medzip.exact.compiled.setup import njit
-from medzip.exact.tables import INVERSE_OCTAVE
+from medzip.exact.tables import INVERSE_OCTAVE, MANTISSA_CODES
+from medzip.exact.tables import octave_code as octave_codes
 
 # (first place in NEIGHBOURS) of all runs of neighbours that stand beside each other; ROW runs the other way.
 _BESIDE = [
@@ -75,7 +74,7 @@ def _emit_copy_run(_typing: Any, target: Any, _to: Any, source: Any, _start: Any
     return types.void(target, types.int64, source, types.int64), generate
 
 
-_copy_run: Any = intrinsic(_emit_copy_run)
+copy_run: Any = intrinsic(_emit_copy_run)
 
 
 @njit
@@ -110,28 +109,26 @@ def scaled(difference: Any, steps: Any) -> Any:
 
 
 @njit
-def predicted(positions: Any, taps: Any, sum_of_taps: Any, local: Any, top: Any) -> Any:
+def fitted_prediction(positions: Any, taps: Any, local: Any, top: Any) -> Any:
     """The fitted prediction from the first len(taps) positions."""
     total = np.int64(0)
+    near = positions.dtype.type(local)
     for i in range(len(taps)):
-        total += np.int64(positions[i]) * np.int64(taps[i])
-    total -= local * sum_of_taps
+        total += np.int64(positions[i] - near) * np.int64(taps[i])
     return min(max(local + ((total + (1 << (FITTED_BITS - 1))) >> FITTED_BITS), 0), top)
 
 
-def chunk_constants(rows: int, columns: int, taps: Any, taps_in_plane: Any, top: int) -> tuple[Any, ...]:
+def chunk_constants(rows: int, columns: int, taps: tuple[Any, Any], top: int) -> tuple[Any, ...]:
     """What `look` needs to know of a chunk, in the types that it is compiled for; `top` is a position."""
     return (
         around.deltas(around.NEIGHBOURS, rows, columns),
         around.deltas(around.IN_SECOND_PLANE, rows, columns),
         around.deltas(around.ERRORS, rows, columns),
-        taps.astype(np.int32),
-        taps_in_plane.astype(np.int32),
-        int(taps.sum()),
-        int(taps_in_plane.sum()),
+        taps[0].astype(np.int32),
+        taps[1].astype(np.int32),
         top,
         inverse_of(top),
-        (int(features_octave_code(np.array([top + 1]))[0]) >> 1) - 80,
+        (int(octave_codes(np.array([top + 1]))[0]) >> 1) - 80,
     )
 
 
@@ -139,7 +136,7 @@ def chunk_constants(rows: int, columns: int, taps: Any, taps_in_plane: Any, top:
 def look(
     values: Any,
     wrong: Any,
-    wrong_in_plane: Any,
+    wrong_fitted: Any,
     places: Any,
     planes: Any,
     n: Any,
@@ -148,24 +145,22 @@ def look(
     error_places: Any,
     taps: Any,
     taps_in_plane: Any,
-    sum_of_taps: Any,
-    sum_in_plane: Any,
     top: Any,
     inverse_top: Any,
     code_of_top: Any,
-    features: Any,
     predictions: Any,
-    predictions_in_plane: Any,
+    features: Any,
+    fitted_predictions: Any,
     scales: Any,
 ) -> None:
     """`features.look` for the n samples at flat indices `places` of planes `planes`; what lies between is `chunk_constants`.
 
-    `values`, `wrong` and `wrong_in_plane` are int32 or int64, with `neighbourhood.RUN` elements more than the planes with
+    `values`, `wrong` and `wrong_fitted` are int32 or int64, with `neighbourhood.RUN` elements more than the planes with
     margins hold; `features` is int8 (at least n, FEATURES), the last three are int64 (at least n,).
     """
     wide = values.dtype.type
     seen, off = np.zeros(_ALL + _RUN, values.dtype), np.zeros(_ERRORS + 6, values.dtype)
-    in_plane_errors = np.zeros(_INSIDE, values.dtype)
+    fitted_errors = np.zeros(_INSIDE, values.dtype)
     rest = np.zeros(12, np.int64)
     for j in range(n):
         at, plane = places[j], planes[j]
@@ -173,30 +168,30 @@ def look(
             seen[i] = values[at - 1 - i]
         for r in range(_RUNS_IN_PLANE if plane == 0 else len(_RUNS)):
             first = _RUNS[r]
-            _copy_run(seen, first, values, at + (near_second[first] if plane == 1 else near[first]))
+            copy_run(seen, first, values, at + (near_second[first] if plane == 1 else near[first]))
         local = (3 * (np.int64(seen[_W]) + np.int64(seen[_N])) + np.int64(seen[_NE]) + np.int64(seen[_NW]) + 4) >> 3
-        in_plane = predicted(seen, taps_in_plane, sum_in_plane, local, top)
-        fitted = in_plane if plane == 0 else predicted(seen, taps, sum_of_taps, local, top)
+        predicted = predictions[j]
+        fitted = fitted_prediction(seen, taps_in_plane if plane == 0 else taps, local, top)
 
         for i in range(_INSIDE):
             off[i] = wrong[at + error_places[i]]
-            in_plane_errors[i] = wrong_in_plane[at + error_places[i]]
+            fitted_errors[i] = wrong_fitted[at + error_places[i]]
         for i in range(_INSIDE, _ERRORS):
             off[i] = wrong[at + error_places[i]] if plane > 0 else wide(0)
-        here, before, here_in_plane, four = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+        here, before, here_fitted, four = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
         for i in range(_INSIDE):
             here += abs(np.int64(off[i])) * _WEIGHTS[i]
-            here_in_plane += abs(np.int64(in_plane_errors[i])) * _WEIGHTS[i]
+            here_fitted += abs(np.int64(fitted_errors[i])) * _WEIGHTS[i]
         for i in range(_INSIDE, _ERRORS):
             before += abs(np.int64(off[i])) * _WEIGHTS[i]
         for i in range(4):
             four += abs(np.int64(off[i]))
-            off[_ERRORS + i] = in_plane_errors[i]
-        off[_ERRORS + 4], off[_ERRORS + 5] = wide(in_plane - fitted), wide(local - fitted)
+            off[_ERRORS + i] = fitted_errors[i]
+        off[_ERRORS + 4], off[_ERRORS + 5] = wide(fitted - predicted), wide(local - predicted)
         raw = octave_code((here + (here >> 1) if plane == 0 else here + before) + ERROR_FLOOR)
         scale = raw - CODE_OF_MEAN
 
-        texture, equal, centre = np.int64(0), np.int64(0), wide(fitted)
+        texture, equal, centre = np.int64(0), np.int64(0), wide(predicted)
         for i in range(len(_NEAREST)):
             value = seen[_NEAREST[i]]
             texture += abs(np.int64(wide(value - centre)))
@@ -214,19 +209,19 @@ def look(
 
         rest[0] = texture_code + CODE_OF_TEXTURE - raw
         rest[1] = octave_code(5 * four + ERROR_FLOOR) - raw
-        rest[2] = octave_code(here_in_plane + (here_in_plane >> 1) + ERROR_FLOOR) - raw
+        rest[2] = octave_code(here_fitted + (here_fitted >> 1) + ERROR_FLOOR) - raw
         rest[3] = octave_code(3 * before + ERROR_FLOOR) - raw if plane > 0 else np.int64(0)
         rest[4] = (scale >> 1) - 80
-        rest[5] = scaled(fitted, steps)
-        rest[6] = scaled(top - fitted, steps)
-        rest[7] = ((fitted * inverse_top) >> 32) - 127
+        rest[5] = scaled(predicted, steps)
+        rest[6] = scaled(top - predicted, steps)
+        rest[7] = ((predicted * inverse_top) >> 32) - 127
         rest[8] = code_of_top
         rest[9] = 64 if plane > 0 else 0
         rest[10] = 64 if plane > 1 else 0
         rest[11] = 12 * equal - 60
         for i in range(12):
             features[j, _ALL + _ERRORS + 6 + i] = np.int8(min(max(rest[i], -127), 127))
-        predictions[j], predictions_in_plane[j], scales[j] = fitted, in_plane, scale
+        fitted_predictions[j], scales[j] = fitted, scale
 
 
 @njit

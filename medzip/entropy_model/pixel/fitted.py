@@ -1,7 +1,7 @@
 """Linear predictors fitted to a chunk: least squares in integers, the same on every machine.
 
 Equations are divided by the texture around each sample, so that flat regions count as much as edges. They are integers below
-2^12, so that sums over 2^16 samples are exact in float64 whatever their order; the elimination works row by row in float64
+2^12, so that sums over 2^15 samples are exact in float64 whatever their order; the elimination works row by row in float64
 operations whose results IEEE 754 fixes.
 """
 
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip.entropy_model.pixel import neighbourhood as around
-from medzip.entropy_model.pixel.features import FITTED_BITS
 
-SAMPLES = 1 << 16
+Ints = NDArray[np.int64]
+
+SAMPLES = 1 << 15
 SAMPLES_MIN = 1 << 12
+FITTED_BITS = 10
 TAP_MAX = 8 << FITTED_BITS
 ALL_TAPS, IN_PLANE_TAPS = len(around.NEIGHBOURS), around.IN_PLANE
 # Differences are measured in 2^-10 of eight times the mean difference to the nearest ten.
@@ -39,6 +41,15 @@ def fit(values: NDArray[np.integer], shape: tuple[int, int, int]) -> tuple[NDArr
     return _solve(_equations(values, shape, around.NEIGHBOURS, min(2, shape[0] - 1))), in_plane
 
 
+def prediction(near: Ints, plane: Ints, taps: Ints, taps_in_plane: Ints, top: int) -> Ints:
+    """The fitted prediction (n,) of n samples in 1/16 of a value, from the positions `near` (66, n) at NEIGHBOURS."""
+    local = around.local(near)
+    whole, own = (((near[: len(c)] - local) * c[:, None]).sum(axis=0) for c in (taps, taps_in_plane))
+    total = np.where(plane == 0, own, whole)
+    result: Ints = np.clip(local + ((total + (1 << (FITTED_BITS - 1))) >> FITTED_BITS), 0, top)
+    return result
+
+
 def _equations(
     values: NDArray[np.integer], shape: tuple[int, int, int], offsets: list[around.Offset], first: int
 ) -> NDArray[np.float64]:
@@ -52,9 +63,7 @@ def _equations(
     at = (z + first) * plane + (y + around.TOP) * row + x + around.LEFT
     places = around.deltas([(max(dz, -first), dy, dx) for dz, dy, dx in offsets], rows, columns)
     near = values[at[:, None] + places].astype(np.int64)
-    local = (
-        3 * (near[:, around.WEST] + near[:, around.NORTH]) + near[:, around.NORTH_EAST] + near[:, around.NORTH_WEST] + 4
-    ) >> 3
+    local = around.local(near.T)
     differences = np.column_stack([near, values[at]]) - local[:, None]
     texture = np.abs(differences[:, around.NEAREST]).sum(axis=1, keepdims=True) + 80
     scaled = np.clip((differences << (_EQUATION_BITS + 1)) // texture, -_EQUATION_MAX, _EQUATION_MAX)

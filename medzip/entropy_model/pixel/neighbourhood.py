@@ -55,8 +55,19 @@ TOP = max(-dy for _, dy, _ in NEIGHBOURS)
 BOTTOM = max(dy for _, dy, _ in NEIGHBOURS)
 SHIFT_ABOVE = 1 + max(dx for dz, _, dx in NEIGHBOURS if dz == 0)
 
-STEP_OF_ROW = 1 + max(dx for dz, dy, dx in NEIGHBOURS if dz == 0)
-STEP_OF_PLANE = 1 + max(-(-(dx + STEP_OF_ROW * dy) // -dz) for dz, dy, dx in NEIGHBOURS if dz < 0)
+SEGMENT = 8
+"""Samples of a row that share the taps of a prediction (`regression.py`); all segments of a step begin together."""
+ROWS_AHEAD = 3
+"""So many rows further down, the sums of the plane before must be there when a segment begins; they look farthest ahead."""
+# A segment looks at the next one two rows above, and at the next one ROWS_AHEAD rows below in the plane before.
+STEP_OF_ROW = SEGMENT
+STEP_OF_PLANE = SEGMENT * (2 + ROWS_AHEAD)
+
+
+def local(near: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A mean of the four nearest, (n,), of positions (66, n) at NEIGHBOURS."""
+    result: NDArray[np.int64] = (3 * (near[WEST] + near[NORTH]) + near[NORTH_EAST] + near[NORTH_WEST] + 4) >> 3
+    return result
 
 
 def row_stride(columns: int) -> int:

@@ -27,7 +27,7 @@ Sums = Callable[[NDArray[np.int8]], NDArray[np.int32]]
 MEAN_BITS = 8
 """Means leave the network in units of 2^-8 of the local scale."""
 MEAN_REACH = 32
-"""So many local scales a mean may lie from the fitted prediction."""
+"""So many local scales a mean may lie from the prediction."""
 ACTIVATION_BITS = 4
 MIXTURES_MAX = 8
 WIDTH_MULTIPLE = 16
@@ -97,9 +97,9 @@ class Network:
             state = hidden(sums[i](state), layer.shift, added)
         return sums[-1](np.concatenate([state, features], axis=1))
 
-    def mixture(self, look: Look, layer_sums: Sequence[Sums]) -> Mixture:
+    def mixture(self, look: Look, predicted: Ints, layer_sums: Sequence[Sums]) -> Mixture:
         """The mixtures of logistics for samples, on the axis of values that begins at the chunk's lowest."""
-        n, k = len(look.fitted), self.mixtures
+        n, k = len(predicted), self.mixtures
         sums = self.outputs(look.features, layer_sums).astype(np.int64).reshape(n, 3, k)
         steps = self.out.shift.astype(np.int64).reshape(3, k) - np.array([[0], [MEAN_BITS - ACTIVATION_BITS], [0]])
         logit, mean, octaves = np.moveaxis((sums + ((1 << steps) >> 1)) >> steps, 1, 0)
@@ -108,7 +108,7 @@ class Network:
         weight = np.where(less < 16 * OCTAVES, weight, 0)
         reach = MEAN_REACH << MEAN_BITS
         offset = (np.clip(mean, -reach, reach) * SIGMA[np.clip(look.scale, 0, SCALE_CODES - 1)][:, None]) >> MEAN_BITS
-        position = (look.fitted[:, None] << (mixtures.POSITION_BITS - POSITION_BITS)) + offset
+        position = (predicted[:, None] << (mixtures.POSITION_BITS - POSITION_BITS)) + offset
         return Mixture(
             weight, np.clip(position, -MEAN_MAX, MEAN_MAX), np.clip(look.scale[:, None] + octaves, 0, SCALE_CODES - 1), "logistic"
         )

@@ -12,6 +12,7 @@ from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.features import POSITION_BITS, look
 from medzip.entropy_model.pixel.network import Network
+from medzip.entropy_model.pixel.regression import Regression
 from medzip.exact import kernels
 from medzip.exact.mixture import Mixture
 
@@ -31,12 +32,15 @@ def visit(
     """
     kernel = kernels.fastest(network.shapes)
     sums = [kernel.layer(layer.linear) for layer in network.layers]
-    known = _Known(shape, top << POSITION_BITS)
+    known, regression = _Known(shape, top << POSITION_BITS), Regression(shape, top << POSITION_BITS)
     for plane, row, column in wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
-        seen = look(*known.around(plane, row, column), plane, *taps, top << POSITION_BITS)
-        values = code((plane * shape[1] + row) * shape[2] + column, network.mixture(seen, sums))
+        near, wrong, wrong_fitted = known.around(plane, row, column)
+        predicted = regression.predict(near, plane, row, column)
+        seen = look(near, wrong, wrong_fitted, plane, predicted, taps, top << POSITION_BITS)
+        values = code((plane * shape[1] + row) * shape[2] + column, network.mixture(seen, predicted, sums))
         position = values << POSITION_BITS
-        for array, known_now in zip(known.arrays, (position, position - seen.fitted, position - seen.in_plane), strict=True):
+        regression.learn(position)
+        for array, known_now in zip(known.arrays, (position, position - predicted, position - seen.fitted), strict=True):
             keep(array, known_now, plane, row, column, shape)
 
 
@@ -67,10 +71,10 @@ def gathered(arrays: tuple[NDArray[Any], ...], at: Ints, plane: Ints, shape: tup
         # What lies before the first plane is read from wherever the index leads, and not used.
         return array.take(places, mode="wrap").astype(np.int64)
 
-    values, wrong, wrong_in_plane = arrays
+    values, wrong, wrong_fitted = arrays
     amount = take(wrong, errors + at)
     amount[inside:, plane == 0] = 0
-    return take(values, np.where(plane == 1, second, near) + at), amount, take(wrong_in_plane, errors[:inside] + at)
+    return take(values, np.where(plane == 1, second, near) + at), amount, take(wrong_fitted, errors[:inside] + at)
 
 
 def place(plane: Ints, row: Ints, column: Ints, shape: tuple[int, int, int]) -> Ints:
