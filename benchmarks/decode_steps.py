@@ -68,14 +68,14 @@ def _steps(loop: Any, flat: NDArray[np.int64], high: int, words_in_all: int) -> 
 
     parts: dict[str, Callable[[int], Any]] = {
         "prediction: solving": lambda r: _solving(r, state, order, first, last, step, shape),
-        "prediction": lambda r: _predicting(r, state, known[0], places, order, first, n, step, top, shape, predicted),
+        "prediction": lambda r: _predicting(r, state, known[0], places, order, first, n, step, top, predicted),
         "features": lambda r: _features(r, known, places, planes, n, loop._chunk, predicted, states[0], fitted, scales),
         "network, hidden layers": lambda r: _hidden(r, n, weights, biases, shifts, added, states),
         "network, last layer": lambda r: _last(r, n, weights[-1], biases[-1], states[0], states[-1], sums),
         "heads: mixtures from sums": lambda r: _all_heads(r, sums, shifts[-1], n, predicted, scales, weight, mean, scale),
         "symbols and range decoder": symbols,
         "keeping": lambda r: _keeping(r, known, places, predicted, fitted, batch, rows, step, n, shape, flat),
-        "learning": lambda r: _learning(r, state, known[0], places, n),
+        "learning": lambda r: _learning(r, state, known[0], places, first, n, step),
     }
     return {name: _best(lambda part=part: part(REPEAT)) / REPEAT / n for name, part in parts.items()}  # type: ignore[misc]
 
@@ -101,15 +101,14 @@ def _solving(repeat: Any, state: Any, order: Any, first: Any, last: Any, step: A
 
 @njit
 def _predicting(
-    repeat: Any, state: Any, values: Any, places: Any, order: Any, first: Any, n: Any, step: Any, top: Any, shape: Any,
-    predicted: Any,
-) -> None:  # fmt: skip
+    repeat: Any, state: Any, values: Any, places: Any, order: Any, first: Any, n: Any, step: Any, top: Any, predicted: Any
+) -> None:
     for _ in range(repeat):
         predict(state, values, places, order, first, n, step, top, predicted)
 
 
 @njit
-def _learning(repeat: Any, state: Any, values: Any, places: Any, n: Any) -> None:
+def _learning(repeat: Any, state: Any, values: Any, places: Any, first: Any, n: Any, step: Any) -> None:
     for _ in range(repeat):
         learn(state, values, places, first, n, step)
 

@@ -185,11 +185,8 @@ def test_mixtures_depend_on_nothing_that_is_not_decoded_yet(shape: tuple[int, in
     assert all(np.array_equal(clean, other) for other in others)
 
 
-@pytest.mark.parametrize("name, too_small", [("STEP_OF_ROW", 3), ("STEP_OF_PLANE", 18), ("STEP_OF_PLANE", 32)])
-def test_poison_is_noticed_where_a_later_sample_or_segment_is_looked_at(
-    name: str, too_small: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With 32, samples are known in time, but not all segments whose sums are looked at have begun."""
+@pytest.mark.parametrize("name, too_small", [("STEP_OF_ROW", 3), ("STEP_OF_PLANE", 18)])
+def test_poison_is_noticed_where_a_later_sample_is_looked_at(name: str, too_small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(around, name, too_small)
     samples = integers("samples", 0, TOP, (2, 6, 19))
     first, second = (Visit(samples, seed, monkeypatch).parameters() for seed in (1, 2))

@@ -254,7 +254,7 @@ def _equation(difference: Any, limit: Any, before: Any, factor: Any) -> Any:
 def _scale(code: Any) -> Any:
     """(limit, shift before, factor) of an equation."""
     octave = code >> 4
-    return np.int64(1) << (octave + 4), (octave - 8) & 63, _INVERSE[code & 15]
+    return np.int64(1) << (octave + 4), (octave - 10) & 63, _INVERSE[code & 15]
 
 
 @njit

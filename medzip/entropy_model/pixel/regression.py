@@ -31,10 +31,10 @@ ALL = len(REGRESSORS)
 
 SOFTENER = 1 << 10
 """64 values, which the sum of ten differences that an equation is divided by gets on top."""
-EQUATION_SHIFT = 13
+EQUATION_SHIFT = 15
 EQUATION_MAX = 1023
 DECAY_BITS = 3
-ROWS_KEPT = 8
+ROWS_KEPT = 4
 ROWS_AHEAD = around.ROWS_AHEAD
 
 
@@ -42,7 +42,7 @@ def equation(difference: Ints, code: Ints) -> Ints:
     """1024 difference 2^(-code / 16), rounded, within +-1023; codes from 160 on."""
     octave = code >> 4
     limit = np.int64(1) << (octave + 4)
-    short = np.clip(difference, -limit, limit) >> (octave - 8)
+    short = np.clip(difference, -limit, limit) >> (octave - 10)
     result: Ints = (short * INVERSE_OCTAVE[code & 15] + (1 << (EQUATION_SHIFT - 1))) >> EQUATION_SHIFT
     clipped: Ints = np.clip(result, -EQUATION_MAX, EQUATION_MAX)
     return clipped

@@ -125,7 +125,8 @@ def eliminate(work: Any, n: Any) -> None:
         for column in range(i, n + 1, BLOCK):
             _reduce(work, i * stride + column, factors, column, stride, i)
         for system in range(SYSTEMS):
-            work[(inverse + i) * SYSTEMS + system] = 1 / work[(i * stride + i) * SYSTEMS + system]
+            pivot = work[(i * stride + i) * SYSTEMS + system]
+            work[(inverse + i) * SYSTEMS + system] = 1 / (pivot if pivot > RIDGE_MIN else np.float64(RIDGE_MIN))
 
 
 @njit
