@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from benchmarks.one_codec import MEDZIP, ZSTD
+from benchmarks.one_codec import MEDZIP, STARTED, ZSTD
 from benchmarks.weights_tag import weights_tag
 from medzip.bench.codecs import JPEG_XL, voxel_codecs
 from medzip.presets import PRESETS
@@ -70,7 +72,8 @@ def run(operation: str, row: Row, scan: Path, coded: Path) -> dict[str, Any]:
     """What `benchmarks.one_codec` says."""
     command = [sys.executable, "-m", "benchmarks.one_codec", operation, row.codec, str(scan), str(coded)]
     command += ["--threads", str(row.threads), "--models", row.models]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    environment = os.environ | {STARTED: str(time.time())}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

@@ -77,7 +77,7 @@ def _steps(loop: Any, flat: NDArray[np.int64], high: int, words_in_all: int) -> 
         "keeping": lambda r: _keeping(r, known, places, predicted, fitted, batch, rows, step, n, shape, flat),
         "learning": lambda r: _learning(r, state, known[0], places, first, n, step),
     }
-    return {name: _best(lambda part=part: part(REPEAT)) / REPEAT / n for name, part in parts.items()}  # type: ignore[misc]
+    return {name: _best(lambda part=part: part(REPEAT)) / REPEAT / n for name, part in parts.items()}  # type: ignore[misc]  # of a lambda with a default
 
 
 def _best(work: Callable[[], Any]) -> float:

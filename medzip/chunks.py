@@ -31,7 +31,7 @@ BYTE_KINDS = ("zstd", "stored")
 CHUNK_SAMPLES = 1 << 26
 """A chunk of more planes than one stack holds no more samples than this."""
 LARGE_VOLUME = 1 << 20
-"""From so many samples on, a volume has two chunks at least, so that two cores can share it; costs 0.1 % of the bytes."""
+"""From so many samples on, a volume has two chunks at least, so that two cores can share it; costs 0.04 to 0.6 % of the bytes."""
 PART = (4, 96, 96)
 """So much of a chunk is coded with each of several weights, to choose among them."""
 SMALL_CHUNK = 1 << 16

@@ -94,7 +94,7 @@ def test_better_quality_costs_more_and_is_nearer() -> None:
 @pytest.mark.parametrize("dtype", ["i4", "u4", "f4", "i8"])
 def test_other_dtypes_are_refused(name: str, dtype: str) -> None:
     with pytest.raises(UnsupportedInputError):
-        base_layer(name).encode(np.zeros((3, 4, 4), dtype))  # type: ignore[arg-type]
+        base_layer(name).encode(np.zeros((3, 4, 4), dtype))  # type: ignore[arg-type]  # that is the test
 
 
 @settings(deadline=None, max_examples=40)

@@ -100,9 +100,9 @@ def test_a_mixture_out_of_bounds_is_refused(weight: list[int], mean: list[int], 
 
 def test_an_unknown_kind_or_dtype_is_refused() -> None:
     with pytest.raises(ValueError):
-        one([1], [0], [5], "cauchy")  # type: ignore[arg-type]
+        one([1], [0], [5], "cauchy")  # type: ignore[arg-type]  # that is the test
     with pytest.raises(ValueError):
-        Mixture(*(np.array([[1]], np.int32) for _ in range(3)))  # type: ignore[arg-type]
+        Mixture(*(np.array([[1]], np.int32) for _ in range(3)))  # type: ignore[arg-type]  # that is the test
 
 
 def test_rows_selects() -> None:

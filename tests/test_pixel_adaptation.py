@@ -128,7 +128,7 @@ def test_samples_of_a_chunk_look_as_they_do_to_the_decoder(
     look = reference.look
 
     def remembering(*arguments: object) -> object:
-        looks["now"], looks["predicted"] = look(*arguments), arguments[4]  # type: ignore[arg-type]
+        looks["now"], looks["predicted"] = look(*arguments), arguments[4]  # type: ignore[arg-type]  # a starred call
         return looks["now"]
 
     monkeypatch.setattr(reference, "look", remembering)

@@ -226,7 +226,7 @@ def test_compiled_words_depend_on_nothing_that_is_not_decoded_yet(
                 poisoned(seed, shape, self._known, TOP << POSITION_BITS)  # noqa: B023, used before the next seed
                 segments = -(-shape[2] // around.SEGMENT) + 2
                 sums = self._regression.sums.reshape(-1, segments, ROWS_KEPT, compiled.regression._SUMS)
-                poisoned_sums(seed, shape[1], sums)  # noqa: B023
+                poisoned_sums(seed, shape[1], sums)  # noqa: B023, as above
 
         monkeypatch.setattr(compiled, "_Loop", Poisoned)
         assert compiled.encode(samples, TOP, taps(), packed) == clean

@@ -19,7 +19,7 @@ def register(commands: Commands[Parser]) -> None:
     )
 
 
-def run(arguments: argparse.Namespace, console: Console) -> int:  # noqa: ARG001
+def run(arguments: argparse.Namespace, console: Console) -> int:  # noqa: ARG001, every command is called with both
     from medzip import doctor
 
     report = doctor.report()

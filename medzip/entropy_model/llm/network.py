@@ -56,7 +56,7 @@ def backbone_from(config: dict[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     settings = {key: value for key, value in config.items() if key != "model_type"}
-    model: nn.Module = AutoModel.from_config(AutoConfig.for_model(config["model_type"], **settings))  # type: ignore[no-untyped-call]
+    model: nn.Module = AutoModel.from_config(AutoConfig.for_model(config["model_type"], **settings))  # type: ignore[no-untyped-call]  # transformers
     return model
 
 
@@ -111,7 +111,7 @@ class NeighbourNetwork(nn.Module):
         """Mixtures of all voxels of whole patches: `features` is (patches, 3 patch^2, FEATURES)."""
         position = torch.arange(features.shape[1], device=features.device).expand(features.shape[:2])
         hidden = self.backbone(inputs_embeds=self.tokens(features, position), use_cache=False).last_hidden_state
-        return self.head(hidden, features)  # type: ignore[no-any-return]
+        return self.head(hidden, features)  # type: ignore[no-any-return]  # a module's call
 
 
 def mixture_bits(

@@ -93,7 +93,7 @@ class PromptNetwork(nn.Module):
         position = torch.arange(1, base.shape[1], device=base.device)
         tokens = [prompt, self.local_prompt(base, channels), self.residual_tokens(residual[:, :-1], position, channels)]
         hidden = self.backbone(inputs_embeds=torch.cat(tokens, 1), use_cache=False).last_hidden_state
-        return self.head(hidden[:, -base.shape[1] :])  # type: ignore[no-any-return]
+        return self.head(hidden[:, -base.shape[1] :])  # type: ignore[no-any-return]  # a module's call has no type
 
 
 def unit(low: int, high: int) -> int:

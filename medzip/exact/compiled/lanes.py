@@ -63,7 +63,7 @@ class Lanes:
         return Lanes(self.builder, getattr(self.builder, operation)(self.value, ir.VectorType(element, LANES)))
 
     def float(self, operation: str, other: Lanes | float) -> Lanes:
-        return self._int(operation, other)  # type: ignore[arg-type]
+        return self._int(operation, other)  # type: ignore[arg-type]  # ints only for the others
 
     def low_bits(self) -> Lanes:
         """The value, where it fits 32 bits: LLVM then multiplies 32 x 32 -> 64 bits, which is a third of the work."""
@@ -111,7 +111,7 @@ def floor_divide(dividend: Lanes, divisor: Lanes) -> Lanes:
     builder = dividend.builder
     guess = dividend.cast("sitofp", F64).float("fdiv", divisor.cast("sitofp", F64))
     kind = ir.FunctionType(guess.value.type, [guess.value.type])
-    floor = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+    floor = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]  # numba's
         builder.module, kind, f"llvm.floor.v{LANES}f64"
     )
     quotient = Lanes(builder, builder.call(floor, [guess.value])).cast("fptosi", I64)

@@ -33,7 +33,7 @@ def _vectors(context: Any, builder: Any, kind: Any, array: Any) -> Callable[[Any
 
 
 def _variable(builder: Any, value: Any) -> Any:
-    place: Any = cgutils.alloca_once_value(builder, value)  # type: ignore[no-untyped-call]
+    place: Any = cgutils.alloca_once_value(builder, value)  # type: ignore[no-untyped-call]  # numba's
     return place
 
 

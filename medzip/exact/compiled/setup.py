@@ -108,7 +108,7 @@ def _forgiving_cache() -> Any:
 
     function_cache: Any = caching.FunctionCache
 
-    class ForgivingCache(function_cache):  # type: ignore[misc]
+    class ForgivingCache(function_cache):  # type: ignore[misc]  # Any, as numba has no types
         def load_overload(self, sig: Any, target_context: Any) -> Any:
             try:
                 found = super().load_overload(sig, target_context)
