@@ -19,7 +19,7 @@ from medzip.chunks import BYTE_KINDS, checked_header, decode_chunk, in_order
 from medzip.container.reader import MEMORY_LIMIT, ArchiveReader
 from medzip.container.sections import is_natural
 from medzip.errors import ArchiveDamagedError, UnsupportedArchiveError
-from medzip.volume import Skeleton, Volume, Voxels
+from medzip.volume import PACKED, Skeleton, Volume, Voxels
 
 REMEMBERED_CHUNKS = 2
 SAMPLE_DTYPE = re.compile(r"\|[iu]1|<[iu][248]|<f[248]")
@@ -160,9 +160,8 @@ class Archive:
         if len({file.name for file in unpacked.files}) != len(unpacked.files):
             raise self.damaged("file names that differ in SKEL")
         for file in unpacked.files:
-            for segment in file.segments:
-                if isinstance(segment, Voxels):
-                    self._check_voxels(segment)
+            for voxels in file.voxels:
+                self._check_voxels(voxels)
         return unpacked
 
     def slices(self, volume: int, first: int, end: int) -> NDArray[Any]:
@@ -260,14 +259,25 @@ class Archive:
                 raise self.damaged("name, size and SHA-256 of each file in FILE")
             if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
                 raise self.damaged("names of files inside a folder (the archive may be hostile)")
+            if "original" in record and not self._is_original(record["original"]):
+                raise self.damaged("size and SHA-256 of each original file in FILE")
         if len(self.digests) != len(self.files):
             raise self.damaged("file names that differ in FILE")
+
+    @staticmethod
+    def _is_original(found: Any) -> bool:
+        match found:
+            case {"sha256": bytes(digest), "bytes": size, **others}:
+                return is_natural(size) and len(digest) == 32 and "original" not in others
+        return False
 
     def _check_voxels(self, segment: Voxels) -> None:
         """The segment takes slices that are there, in their own dtype, either byte order."""
         if segment.volume < len(self.volumes):
             described = self.volumes[segment.volume]
             dtypes = {described.dtype.newbyteorder("<").str, described.dtype.newbyteorder(">").str}
+            if described.dtype == np.uint8 and not segment.planar:
+                dtypes |= set(PACKED)
             inside = segment.first + segment.count <= len(described)
             if inside and segment.dtype in dtypes and (described.ndim == 4 or not segment.planar):
                 return

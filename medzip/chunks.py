@@ -25,6 +25,7 @@ from medzip.entropy_model.contract import Chunk, ChunkHeader, EntropyModel, Requ
 from medzip.entropy_model.registry import digests_for, entropy_model
 from medzip.errors import ArchiveDamagedError, ModelMismatchError, UnsupportedArchiveError, UnsupportedInputError, UsageError
 from medzip.presets import Preset
+from medzip.scaled import from_header, scaled
 
 MODEL = "model"
 BYTE_KINDS = ("zstd", "stored")
@@ -98,7 +99,7 @@ class ChunkCoder:
         middle plane, or beside the samples themselves.
         """
         crc = samples_crc(planes)
-        by_model = None
+        by_model = self._as_integers(planes, crc) if planes.dtype.kind == "f" else None
         if np.issubdtype(planes.dtype, np.integer):
             with contextlib.suppress(UnsupportedInputError):  # other kinds take everything
                 by_model = self._by_model(planes, crc)
@@ -110,6 +111,15 @@ class ChunkCoder:
             if kind.accepts(planes.dtype)
         )
         return min((*([by_model] if by_model is not None else []), *others), key=lambda coded: coded.size)
+
+    def _as_integers(self, planes: Samples, crc: int) -> CodedChunk | None:
+        """Floats that are integers times a slope plus an offset, coded as those; None for others."""
+        found = scaled(planes)
+        if found is None:
+            return None
+        scaling, integers = found
+        coded = self.encode(integers)
+        return replace(coded, header={**coded.header, "crc": crc, "floats": scaling.header(integers.dtype)})
 
     def encode_bytes(self, data: Samples) -> CodedChunk:
         """Bytes that are no samples, uint8 (1, 1, n): no model and no image codec has anything to say about them."""
@@ -188,7 +198,7 @@ def checked_header(header: dict[str, Any], where: str) -> dict[str, Any]:
         case _:
             good = False
     if "blob" in header:
-        good = good and is_natural(header["blob"]) and is_natural(header.get("bytes"))
+        good = good and "floats" not in header and is_natural(header["blob"]) and is_natural(header.get("bytes"))
     if not good:
         raise ArchiveDamagedError(f"{where}: expected a chunk header, found something else; restore the archive from a copy")
     return header
@@ -216,20 +226,40 @@ def decode_chunk(
     other numbers than the one that encoded, ModelMissingError where weights are not here. `where` names archive and chunk.
     """
     try:
-        if header["kind"] == MODEL:
-            return _decode_by_model(header, payload, base, shape, dtype)
-        kind = chunk_kinds.KINDS.get(header["kind"])
-        if kind is None:
-            raise UnsupportedArchiveError(f"expected a known kind of chunk, found {header['kind']!r}; install a newer medzip")
-        if not kind.accepts(dtype):
-            raise ArchiveDamagedError(f"expected a kind of chunk for {dtype}, found {header['kind']!r}; restore it from a copy")
-        return _proved(kind.decode(payload, shape, dtype), header)
+        if "floats" not in header:
+            return _decode(header, payload, base, shape, dtype, lambda samples: samples)
+        scaling, coded = from_header(header["floats"], dtype)
+        return _decode(header, payload, base, shape, coded, lambda integers: scaling.floats(integers, dtype))
     except (ArchiveDamagedError, ModelMismatchError) as error:
         raise type(error)(f"{where}: {error}") from error
 
 
+def _decode(
+    header: dict[str, Any],
+    payload: bytes,
+    base: bytes | None,
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    as_stored: Callable[[Any], Samples],
+) -> Samples:
+    """The samples `as_stored` in the file, after their CRC was found good; `dtype` is that of what the chunk codes."""
+    if header["kind"] == MODEL:
+        return _decode_by_model(header, payload, base, shape, dtype, as_stored)
+    kind = chunk_kinds.KINDS.get(header["kind"])
+    if kind is None:
+        raise UnsupportedArchiveError(f"expected a known kind of chunk, found {header['kind']!r}; install a newer medzip")
+    if not kind.accepts(dtype):
+        raise ArchiveDamagedError(f"expected a kind of chunk for {dtype}, found {header['kind']!r}; restore it from a copy")
+    return _proved(as_stored(kind.decode(payload, shape, dtype)), header)
+
+
 def _decode_by_model(
-    header: dict[str, Any], payload: bytes, base: bytes | None, shape: tuple[int, int, int], dtype: np.dtype[Any]
+    header: dict[str, Any],
+    payload: bytes,
+    base: bytes | None,
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    as_stored: Callable[[Any], Samples],
 ) -> Samples:
     if dtype.kind not in "iu":
         raise ArchiveDamagedError(f"expected integers for an entropy model, found {dtype}; restore the archive from a copy")
@@ -240,7 +270,8 @@ def _decode_by_model(
         if samples_crc(seen) != header["base"]["crc"]:
             raise _mismatch("the base layer")
     try:
-        return _proved(model.decode(ChunkHeader(shape, dtype.str, header["side"], seen), Decoder(payload)), header)
+        samples = model.decode(ChunkHeader(shape, dtype.str, header["side"], seen), Decoder(payload))
+        return _proved(as_stored(samples), header)
     except (ArchiveDamagedError, UnsupportedInputError) as error:
         # The payload's own CRC was good, so a float model that goes astray tells of this machine, not of damage.
         if model.requirements().portable:

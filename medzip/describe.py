@@ -25,15 +25,21 @@ def describe(path: Path) -> dict[str, Any]:
             **head,
             "weights": sorted(digest.hex() for digest in weights),
             "archive_bytes": path.stat().st_size,
-            "original_bytes": sum(record["bytes"] for record in archive.files),
+            "original_bytes": sum(record.get("original", record)["bytes"] for record in archive.files),
             "volumes": volumes,
             "samples": samples,
             "chunks": chunks,
             "model_share": samples_by_model / samples if samples else 0.0,
             "sections": sections,
             "repaired": list(archive.repaired),
-            "files": [{**record, "sha256": record["sha256"].hex()} for record in archive.files],
+            "files": [_with_hex(record) for record in archive.files],
         }
+
+
+def _with_hex(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of the file table with its digests as text."""
+    original = {"original": _with_hex(record["original"])} if "original" in record else {}
+    return {**record, "sha256": record["sha256"].hex(), **original}
 
 
 def _chunks(archive: Archive) -> tuple[dict[str, int], int, set[bytes]]:

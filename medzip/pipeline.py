@@ -60,22 +60,28 @@ def compress(
     models: str = "open",
     weights: str | None = None,
     guarantee: str = "file",
+    encapsulated: str = "keep",
     jobs: int = 1,
     overwrite: bool = False,
     verify: bool = True,
     remove: bool = False,
+    store: bool = False,
     progress: Progress | None = None,
 ) -> list[Compressed]:
     """Make archives of files and folders, and prove each by decoding it before it gets its name.
 
     `out` ending in .mdz is that file; any other is a folder, made if need be, into which a source folder is mirrored; None
     is beside the source. `models` is 'open' or 'all' (research-only weights too), `weights` names one set explicitly.
-    `remove` deletes the sources of an archive once a fresh process has read it back from its place.
+    `encapsulated` 'voxels' gives up the compression of DICOM files in lossless JPEG 2000, HTJ2K and JPEG XL: they are restored
+    without it, with the same voxels.
+    `remove` deletes the sources of an archive once a fresh process has read it back from its place. `store` takes files that
+    nothing reads, whole. Of a pair of files (.hdr and .img) naming one is enough: both are archived, once.
 
     Raises UsageError, UnsupportedInputError, StorageError, ModelMissingError, VerificationError (medzip.errors).
     """
     options: dict[str, Any] = {"preset": preset, "models": models, "weights": weights, "guarantee": guarantee, "jobs": jobs}
-    options |= {"overwrite": overwrite, "verify": verify, "remove": remove, "progress": progress}
+    options |= {"encapsulated": encapsulated, "overwrite": overwrite, "verify": verify, "remove": remove, "store": store}
+    options |= {"progress": progress}
     return list(compress_each(sources, out, **options))
 
 
@@ -83,11 +89,14 @@ def compress_each(sources: Paths, out: Path | str | None = None, **options: Any)
     """`compress`, giving each archive as it is finished."""
     named = [Path(source) for source in ([sources] if isinstance(sources, Path | str) else sources)]
     settings = _Settings(**options)
+    done: set[Path] = set()
     for source, target in zip(named, destinations(named, None if out is None else Path(out)), strict=True):
         if source.is_dir():
             yield from _compress_folder(source, target, settings)
-        else:
-            yield _compress_file(source, target, settings)
+        elif source.absolute() not in done:  # not the partner of one before
+            made = _compress_file(source, target, settings)
+            done |= {Path(name).absolute() for name in made.sources}
+            yield made
 
 
 @dataclass
@@ -96,10 +105,12 @@ class _Settings:
     models: str = "open"
     weights: str | None = None
     guarantee: str = "file"
+    encapsulated: str = "keep"
     jobs: int = 1
     overwrite: bool = False
     verify: bool = True
     remove: bool = False
+    store: bool = False
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -116,7 +127,7 @@ class _Settings:
 
 
 def _compress_file(source: Path, out: Path | None, settings: _Settings) -> Compressed:
-    [group] = sources.groups(source, settings.guarantee)
+    [group] = sources.groups(source, settings.guarantee, store=settings.store, encapsulated=settings.encapsulated)
     if out is None:
         target = source.parent / group.name
     elif out.suffix == SUFFIX:
@@ -134,7 +145,7 @@ def _compress_folder(source: Path, out: Path | None, settings: _Settings) -> Ite
         yield _compress_only_group(source, out, settings)
         return
     target = source.absolute().parent / (source.absolute().name + SUFFIX) if out is None else out
-    groups = sources.groups(source, settings.guarantee)
+    groups = sources.groups(source, settings.guarantee, encapsulated=settings.encapsulated)
     _make_folder(target)
     if not settings.overwrite and (target / tree.MANIFEST).exists():
         raise UsageError(f"{target / tree.MANIFEST}: exists; choose another folder, or replace it with --overwrite")
@@ -149,7 +160,7 @@ def _compress_folder(source: Path, out: Path | None, settings: _Settings) -> Ite
         except MedzipError as error:
             failures.append(error)
             continue
-        files += [tree.TreeFile(record["name"], record["bytes"], record["sha256"].hex(), group.name) for record in table]
+        files += [tree.TreeFile.of(record, group.name, made.guarantee) for record in table]
         finished.append((made, group))
         if not settings.remove:
             yield made
@@ -168,7 +179,7 @@ def _compress_folder(source: Path, out: Path | None, settings: _Settings) -> Ite
 
 def _compress_only_group(source: Path, out: Path, settings: _Settings) -> Compressed:
     """A folder that holds one series, or one file, as one archive without a manifest."""
-    groups = sources.groups(source, settings.guarantee)
+    groups = sources.groups(source, settings.guarantee, encapsulated=settings.encapsulated)
     if len(groups) != 1:
         raise UsageError(f"{out}: expected a folder for the {len(groups)} archives of {source}, found the name of one archive")
     made, _ = _compress_group(groups[0], out, settings)
@@ -181,6 +192,8 @@ def _compress_group(group: sources.Group, target: Path, settings: _Settings) -> 
     with ArchiveWriter(target, overwrite=settings.overwrite) as writer:
         files, volumes = sources.read(group)
         table = prove.file_table(group)
+        if group.guarantee == "voxels" and not any("original" in record for record in table):
+            group = replace(group, guarantee="file")
         packed, blobs = skeleton.pack(files)
         writer.head(_head(settings, group, volumes))
         writer.files(table)
@@ -202,7 +215,7 @@ def _compress_group(group: sources.Group, target: Path, settings: _Settings) -> 
     made = Compressed(
         sources=tuple(str(path) for _, path in group.files),
         archive=str(target),
-        original_bytes=sum(record["bytes"] for record in table),
+        original_bytes=sum(record.get("original", record)["bytes"] for record in table),
         archive_bytes=size,
         samples=total,
         guarantee=group.guarantee,

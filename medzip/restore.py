@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medzip import tree
@@ -22,10 +22,11 @@ from medzip.errors import (
     VerificationError,
 )
 from medzip.outputs import SUFFIX
-from medzip.volume import FileSkeleton, Volume, Voxels, join
+from medzip.volume import EncodedFrame, FileSkeleton, Literal, Volume, join
 
 Progress = Callable[[str, int, int], None]
 SALVAGED = ".salvaged"
+NO_FRAGMENT = bytes.fromhex("feff00e000000000")  # an item of length zero
 
 
 @dataclass(frozen=True)
@@ -201,15 +202,24 @@ def _salvaged(archive: Archive, lost: list[str]) -> Iterator[tuple[FileSkeleton,
     for file in archive.skeleton().files:
         gone = [
             f"slices {max(run.start, part.first)} to {min(run.stop, part.first + part.count) - 1} of volume {part.volume}"
-            for part in file.segments
-            if isinstance(part, Voxels)
+            for part in file.voxels
             for run in missing[part.volume]
             if run.start < part.first + part.count and part.first < run.stop
         ]
         lost += [f"{archive.name}: {file.name}: {what}" for what in gone]
-        alone = sum(part.count for part in file.segments if isinstance(part, Voxels)) == 1
+        alone = sum(part.count for part in file.voxels) == 1
         if not (gone and alone):  # a file of one lost slice has nothing left to show
-            yield file, volumes, not gone
+            yield _without_lost_frames(file, missing), volumes, not gone
+
+
+def _without_lost_frames(file: FileSkeleton, missing: list[list[range]]) -> FileSkeleton:
+    """The file with an empty fragment for each encoded frame whose slice is lost: its recipe fits no other."""
+
+    def lost(segment: EncodedFrame) -> bool:
+        return segment.voxels is not None and any(segment.voxels.first in run for run in missing[segment.voxels.volume])
+
+    segments = (Literal(NO_FRAGMENT) if isinstance(part, EncodedFrame) and lost(part) else part for part in file.segments)
+    return replace(file, segments=tuple(segments))
 
 
 def _written(

@@ -14,9 +14,11 @@ from typing import Any
 from medzip.container import cbor
 from medzip.container.sections import is_natural
 from medzip.errors import ArchiveDamagedError
-from medzip.volume import FileSkeleton, Literal, Segment, Skeleton, Voxels
+from medzip.volume import EncodedFrame, FileSkeleton, Interleaved, Literal, Segment, Skeleton, Voxels
 
 LARGEST_LITERAL = 1 << 16
+LARGEST_OPAQUE = 1 << 11
+"""Of opaque literals and of recipes: longer ones are images, which parity would make longer and zstd no shorter."""
 LARGEST_BLOB = 1 << 26
 LARGEST_SKELETON = 1 << 31
 LEVEL = 19
@@ -39,16 +41,36 @@ def pack(skeleton: Skeleton) -> tuple[bytes, list[bytes]]:
 
 
 def _pack_segment(segment: Segment, literals: list[bytes], blobs: list[bytes]) -> Iterator[Any]:
-    """A literal is its length, each blob of a long one [its number], voxels [volume, first, count, dtype, planar]."""
-    if isinstance(segment, Voxels):
-        yield [segment.volume, segment.first, segment.count, segment.dtype, segment.planar]
-    elif len(segment.data) <= LARGEST_LITERAL:
-        literals.append(segment.data)
-        yield len(segment.data)
+    """A literal is its length, each blob of a long one [its number], voxels [volume, first, count, dtype, planar], and
+    interleaved ones [[voxels, ...], [turn, ...]].
+
+    An encoded frame is [codec, recipe, lengths, voxels], its recipe as literals are, its voxels [volume, first, dtype] or null.
+    """
+    match segment:
+        case Voxels():
+            yield _pack_run(segment)
+        case Interleaved(runs, turns):
+            yield [[_pack_run(run) for run in runs], list(turns)]
+        case EncodedFrame(codec, recipe, lengths, voxels):
+            slices = None if voxels is None else [voxels.volume, voxels.first, voxels.dtype]
+            [packed] = _pack_bytes(recipe, LARGEST_OPAQUE, literals, blobs)
+            yield [codec, packed, list(lengths), slices]
+        case Literal(data, opaque):
+            yield from _pack_bytes(data, LARGEST_OPAQUE if opaque else LARGEST_LITERAL, literals, blobs)
+
+
+def _pack_bytes(data: bytes, largest: int, literals: list[bytes], blobs: list[bytes]) -> Iterator[Any]:
+    if len(data) <= largest:
+        literals.append(data)
+        yield len(data)
     else:
-        for start in range(0, len(segment.data), LARGEST_BLOB):
-            blobs.append(segment.data[start : start + LARGEST_BLOB])
+        for start in range(0, len(data), LARGEST_BLOB):
+            blobs.append(data[start : start + LARGEST_BLOB])
             yield [len(blobs) - 1]
+
+
+def _pack_run(run: Voxels) -> list[Any]:
+    return [run.volume, run.first, run.count, run.dtype, run.planar]
 
 
 def unpack(payload: bytes, blobs: Mapping[int, bytes], name: str, memory_limit: int) -> Skeleton:
@@ -66,7 +88,8 @@ def unpack(payload: bytes, blobs: Mapping[int, bytes], name: str, memory_limit: 
         for file_name, entries in structure:
             segments: list[Segment | None] = []
             for entry in entries:
-                end = position + (entry if is_natural(entry) else 0)
+                length = entry[1] if isinstance(entry, list) and len(entry) == 4 else entry
+                end = position + (length if is_natural(length) else 0)
                 segments.append(_unpack_segment(entry, data[position:end], blobs, name))
                 position = end
             if None not in segments:
@@ -85,6 +108,20 @@ def _unpack_segment(entry: Any, literal: bytes, blobs: Mapping[int, bytes], name
             return Literal(literal)
         case [int(number)]:
             return Literal(blobs[number]) if number in blobs else None
+        case [[_, *_] as runs, list(turns)] if len(runs) == len(turns) and all(map(is_natural, turns)):
+            return Interleaved(tuple(_unpack_run(run, name) for run in runs), tuple(turns))
+        case [str(codec), packed, list(lengths), None | [_, _, _] as slices] if all(map(is_natural, lengths)):
+            recipe = _unpack_segment(packed, literal, blobs, name)
+            voxels = None if slices is None else _unpack_run([*slices[:2], 1, *slices[2:], False], name)
+            if recipe is None:
+                return None
+            if isinstance(recipe, Literal):
+                return EncodedFrame(codec, recipe.data, tuple(lengths), voxels)
+    return _unpack_run(entry, name)
+
+
+def _unpack_run(entry: Any, name: str) -> Voxels:
+    match entry:
         case [volume, first, count, str(dtype), bool(planar)] if all(map(is_natural, (volume, first, count))):
             return Voxels(volume, first, count, dtype, planar)
     raise _damaged(name)

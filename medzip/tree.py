@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from medzip.container.storage import AtomicFile
 from medzip.errors import ArchiveDamagedError, StorageError
@@ -21,12 +22,22 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TreeFile:
-    """A file of the tree: POSIX path below its root, size, SHA-256 in hex, POSIX path of its archive below the manifest."""
+    """A file of the tree: POSIX path below its root, size, SHA-256 in hex, POSIX path of its archive below the manifest.
+
+    These are of the file that is restored. `guarantee` is 'file' where that is the source file byte for byte.
+    """
 
     path: str
     bytes: int
     sha256: str
     archive: str
+    guarantee: str = "file"
+
+    @classmethod
+    def of(cls, record: dict[str, Any], archive: str, guarantee: str) -> TreeFile:
+        """From an entry of the file table of an archive with this guarantee."""
+        given_up = guarantee != "voxels" or "original" in record
+        return cls(record["name"], record["bytes"], record["sha256"].hex(), archive, guarantee if given_up else "file")
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,11 @@ def write(tree: Tree, folder: Path, *, overwrite: bool) -> None:
         file.publish()
 
 
+def _file(entry: dict[str, Any]) -> TreeFile:
+    guarantee = str(entry.get("guarantee", "file"))
+    return TreeFile(str(entry["path"]), int(entry["bytes"]), str(entry["sha256"]), str(entry["archive"]), guarantee)
+
+
 def read(folder: Path) -> Tree | None:
     """The manifest in a folder of archives, None where there is none.
 
@@ -77,7 +93,7 @@ def read(folder: Path) -> Tree | None:
         record = json.loads(path.read_bytes())
         if record["medzip_tree"] != FORMAT:
             raise ValueError(f"format {record['medzip_tree']}")
-        files = tuple(TreeFile(str(f["path"]), int(f["bytes"]), str(f["sha256"]), str(f["archive"])) for f in record["files"])
+        files = tuple(_file(entry) for entry in record["files"])
         links = {str(path): str(target) for path, target in record["links"].items()}
         tree = Tree(files, tuple(map(str, record["folders"])), links)
         names = [*(file.path for file in files), *(file.archive for file in files), *tree.folders, *links]

@@ -74,7 +74,7 @@ def test_every_range_has_both_ends_and_admits_what_is_installed(line: str) -> No
 
 
 def test_every_extra_that_the_project_promises_is_there() -> None:
-    assert set(EXTRAS) == {"llm", "train", "pacs", "dask", "zarr", "bench", "dev"}
+    assert set(EXTRAS) == {"llm", "train", "pacs", "minc", "dask", "zarr", "bench", "dev"}
 
 
 def test_llm_admits_the_torch_that_the_makefile_installs() -> None:

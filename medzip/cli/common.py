@@ -81,6 +81,11 @@ class Console:
         if self.verbosity >= 0:
             self._print(f"medzip: warning: {message}", to_stderr=True)
 
+    def note(self, message: str) -> None:
+        """Say what the user would not expect but need not worry about; nothing where there is no message."""
+        if message and self.verbosity >= 0:
+            self._print(f"medzip: {message}", to_stderr=True)
+
     def detail(self, message: str) -> None:
         if self.verbosity > 0:
             self._print(f"medzip: {message}", to_stderr=True)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from medzip.pipeline import Compressed
 
 _DESCRIPTION = """\
-Compress scans (.nii, .nii.gz, DICOM files and folders, .npy) into .mdz archives that give the same bytes back.
+Compress scans (DICOM files and folders, .nii, .nii.gz, .hdr and .img, .mha, .nrrd, .mgh, .tif, .npy ...; docs/formats.md) into
+.mdz archives that give the same bytes back. Of a header and its samples in two files, name one: both go into one archive.
 Each archive is decoded and compared before it gets its name; the originals are kept unless you ask for --rm."""
 
 
@@ -35,6 +36,8 @@ def register(commands: Commands[Parser]) -> None:
             "medzip compress scan.nii -o kept/a.mdz       writes exactly that file",
             "medzip compress *.nii --json                 one JSON object per archive, for scripts",
             "medzip compress scan.nii.gz --guarantee content",
+            "medzip compress scan.hdr                     takes scan.img with it, and restores both",
+            "medzip compress report.pdf --store           any file, kept whole",
         ),
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="scan, or folder of scans")
@@ -66,6 +69,14 @@ def register(commands: Commands[Parser]) -> None:
         default="file",
         help="what comes back identical; file: every file, content: what a .gz holds, not its gzip wrapper (default: file)",
     )
+    parser.add_argument("--store", action="store_true", help="take files that medzip does not read, too, and keep them whole")
+    parser.add_argument(
+        "--encapsulated",
+        choices=["keep", "voxels"],
+        default="keep",
+        help="DICOM in JPEG 2000, HTJ2K or JPEG XL; keep: byte for byte, voxels: smaller, restored without compression"
+        " (default: keep)",
+    )
     add_jobs(parser)
     add_overwrite(parser)
     removal = parser.add_mutually_exclusive_group()
@@ -80,7 +91,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     targets = dict(zip(arguments.sources, destinations(arguments.sources, arguments.output), strict=True))
 
+    done: set[str] = set()
+
     def work(source: Path) -> int:
+        if str(source) in done:
+            return 0
         console.detail(f"compressing {source}")
         with console.progress(source) as progress:
             for archive in pipeline.compress_each(
@@ -90,13 +105,18 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 models=arguments.models,
                 weights=arguments.model,
                 guarantee=arguments.guarantee,
+                encapsulated=arguments.encapsulated,
                 jobs=arguments.jobs,
                 overwrite=arguments.overwrite,
                 verify=arguments.verify,
                 remove=arguments.remove,
+                store=arguments.store,
                 progress=progress,
             ):
                 report(archive, console)
+                if not source.is_dir():
+                    done.update(archive.sources)
+                    console.note(_partners(source, archive.sources))
         return 0
 
     return for_each(arguments.sources, work, console)
@@ -135,12 +155,23 @@ def warnings(archive: Compressed) -> list[str]:
             f"the .gz file is kept whole; --guarantee content would save {archive.content_saving:,} bytes more"
             " (what it holds comes back identical, its gzip wrapper does not)"
         )
+    if archive.guarantee == "voxels":
+        found.append(
+            "not byte for byte: files in JPEG 2000, HTJ2K or JPEG XL come back without that compression, with the same voxels;"
+            " `medzip info` names them"
+        )
     if archive.samples and archive.model_share < 1:
         found.append(
             f"{1 - archive.model_share:.1%} of the samples are not coded by the entropy model: they came out smaller without"
             " it, or it does not take them"
         )
     return found
+
+
+def _partners(source: Path, taken: tuple[str, ...]) -> str:
+    """What was archived besides the file that was named, in a sentence; nothing for a file by itself."""
+    others = [name for name in taken if Path(name).name != source.name]
+    return f"{source}: {' and '.join(others)} belongs to it, and is in the same archive" if others else ""
 
 
 def _name(sources: tuple[str, ...]) -> str:

@@ -7,30 +7,55 @@ straight from the disk and past every `split`, for checksums and comparisons. A 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from medzip.errors import StorageError, UnsupportedInputError, UsageError
+from medzip.sources import pairs
+from medzip.sources.afni import AfniSource
 from medzip.sources.contract import HEAD_BYTES, Source, broken, whole
 from medzip.sources.dicom import DicomSource
+from medzip.sources.encapsulated import native
+from medzip.sources.image import ImageSource
+from medzip.sources.metaimage import MetaImageSource
+from medzip.sources.mgh import MghSource
+from medzip.sources.minc import MincSource
+from medzip.sources.minc2 import Minc2Source
 from medzip.sources.nifti import NiftiSource
 from medzip.sources.npy import NpySource
+from medzip.sources.npz import NpzSource
+from medzip.sources.nrrd import NrrdSource
+from medzip.sources.par_rec import ParRecSource
+from medzip.sources.tiff import TiffSource
 from medzip.sources.wrappers import gzip
 from medzip.volume import Skeleton, Volume
 
 SOURCES: dict[str, Source] = {
     "nifti": NiftiSource(),
     "npy": NpySource(),
-    "dicom": DicomSource(),
+    "dicom": DicomSource(),  # before TIFF: a preamble may be the start of one
+    "metaimage": MetaImageSource(),
+    "nrrd": NrrdSource(),
+    "mgh": MghSource(),
+    "afni": AfniSource(),
+    "par_rec": ParRecSource(),
+    "minc": MincSource(),
+    "minc2": Minc2Source(),
+    "tiff": TiffSource(),
+    "npz": NpzSource(),
 }
-IN_GZIP = ("nifti", "npy")
+IMAGES = tuple(source for source in SOURCES.values() if isinstance(source, ImageSource))
+IN_GZIP = tuple(source.name for source in IMAGES)
 STORED = "stored"
-SUPPORTED = "NIfTI-1 or NIfTI-2 (.nii, .nii.gz), DICOM, NumPy (.npy, .npy.gz)"
+SUPPORTED = "DICOM, NIfTI, Analyze, MetaImage, NRRD, MGH, AFNI, PAR/REC, MINC, TIFF or NumPy (.npy, .npz)"
 GUARANTEES = ("file", "content")
+ENCAPSULATED = ("keep", "voxels")
 
 
 @dataclass(frozen=True)
@@ -39,7 +64,8 @@ class Group:
 
     `name` is the archive's, relative with POSIX separators ('sub/a.nii.gz.mdz'). `source` is a key of SOURCES, or
     'stored' where all files are kept whole. `files` holds (name to be restored, where it lies), sorted by name.
-    `guarantee` is 'content' only where the user asked for it and gzip is given up: then the name has lost its '.gz'.
+    `guarantee` is 'content' only where the user asked for it and gzip is given up: then the name has lost its '.gz'. It is
+    'voxels' only where the user asked for it: then some DICOM files may be restored without their compression.
     """
 
     name: str
@@ -48,28 +74,35 @@ class Group:
     guarantee: str = "file"
 
 
-def groups(path: Path, guarantee: str = "file") -> list[Group]:
+def groups(path: Path, guarantee: str = "file", *, store: bool = False, encapsulated: str = "keep") -> list[Group]:
     """What a file or a folder is to be divided into, sorted by archive name. Reads headers, and gzip files if asked to.
 
-    A file is one group. In a folder, NIfTI and .npy files are one group each, DICOM files one for each series,
-    orientation and size over all subfolders, and everything else, files that break the rules of their format included,
-    is one group that is kept whole. Symbolic links in a folder are not followed; they, and what is no regular file,
-    are in no group. With guarantee 'content', what lies inside .nii.gz and .npy.gz is coded instead of the gzip file.
+    A file is one group; where it is one of a pair (.hdr and .img), both are. With `store`, a file that no source reads is a
+    group too, kept whole. In a folder, images are one group each, DICOM files one for each series, orientation and size over
+    all subfolders, and everything else, files that break the rules of their format included, is one group that is kept whole.
+    Symbolic links in a folder are not followed; they, and what is no regular file, are in no group. With guarantee
+    'content', what lies inside .nii.gz, .mgz and their like is coded instead of the gzip file. With `encapsulated` 'voxels',
+    JPEG 2000, HTJ2K and JPEG XL are given up in DICOM files.
 
-    Raises UnsupportedInputError for a single file that no source reads or that is broken, StorageError where something
-    cannot be read, UsageError for another guarantee.
+    Raises UnsupportedInputError for a single file that no source reads or that is broken (unless `store`), StorageError where
+    something cannot be read, UsageError for another guarantee or another way with encapsulated pixel data.
     """
     if guarantee not in GUARANTEES:
         raise UsageError(f"expected a guarantee of {', '.join(GUARANTEES)}, found {guarantee!r}")
+    if encapsulated not in ENCAPSULATED:
+        raise UsageError(f"expected encapsulated pixel data to be one of {', '.join(ENCAPSULATED)}, found {encapsulated!r}")
     try:
         mode = path.stat().st_mode
     except OSError as error:
         raise _unreadable(str(path), error) from error
     if stat.S_ISDIR(mode):
-        return _folder_groups(path, guarantee)
-    if not stat.S_ISREG(mode):
+        found = _folder_groups(path, guarantee)
+    elif stat.S_ISREG(mode):
+        found = [_named_group(path, guarantee, store)]
+    else:
         raise broken(str(path), "a file or a folder", "a device, socket or pipe")
-    return [_file_group(path, guarantee)]
+    given_up = encapsulated == "voxels"
+    return [replace(group, guarantee="voxels") if given_up and group.source == "dicom" else group for group in found]
 
 
 def read(group: Group) -> tuple[Skeleton, list[Volume]]:
@@ -86,11 +119,21 @@ def read(group: Group) -> tuple[Skeleton, list[Volume]]:
 def contents(group: Group) -> Iterator[tuple[str, Iterator[bytes]]]:
     """(name, bytes in pieces) of each file of a group as it is to be restored, read from the disk."""
     for name, path in group.files:
-        yield name, gzip.pieces(path, name) if group.guarantee == "content" else _pieces(path, name)
+        if group.guarantee == "voxels":
+            yield name, iter([native.without_compression(_gathered(_pieces(path, name)))])
+        else:
+            yield name, gzip.pieces(path, name) if group.guarantee == "content" else _pieces(path, name)
+
+
+def original(name: str, path: Path) -> dict[str, Any]:
+    """Size, SHA-256 and transfer syntax of a DICOM file as it lies on the disk."""
+    data = _gathered(_pieces(path, name))
+    digest = hashlib.sha256(data).digest()
+    return {"bytes": len(data), "sha256": digest, "transfer_syntax": native.transfer_syntax(data)}
 
 
 def content_size(group: Group) -> int | None:
-    """The decompressed size in bytes of a .nii.gz or .npy.gz file that is kept whole but need not be; None for any other.
+    """The decompressed size in bytes of an image in gzip that is kept whole but need not be; None for any other.
 
     Where it is not None, guarantee 'content' is possible. Decompresses all of the file.
     """
@@ -174,6 +217,28 @@ def _gzip_group(path: Path, name: str, guarantee: str) -> Group | None:
     return Group(f"{name}.mdz", source.name, ((stored, path),), "content")
 
 
+def _named_group(path: Path, guarantee: str, store: bool) -> Group:
+    """The group of a file that was named alone; with `store`, of any file."""
+    try:
+        return _pair_with(path) or _file_group(path, guarantee)
+    except UnsupportedInputError:
+        if not store:
+            raise
+        name = _portable(path.name)
+        return Group(f"{name}.mdz", STORED, ((name, path),))
+
+
+def _pair_with(path: Path) -> Group | None:
+    """The group of a file and the other one of its pair; None for a file that is an image by itself, or none."""
+    pair = pairs.beside(path, IMAGES)
+    return _pair_group(pair, {name: path.with_name(name) for name in (pair.header, pair.data)}) if pair else None
+
+
+def _pair_group(pair: pairs.Pair, files: Mapping[str, Path]) -> Group:
+    members = tuple((_portable(name), files[name]) for name in sorted((pair.header, pair.data)))
+    return Group(f"{pair.header}.mdz", STORED if pair.packed else pair.source, members)
+
+
 def _file_group(path: Path, guarantee: str) -> Group:
     name = _portable(path.name)
     source, _ = _recognised(path, name)
@@ -201,6 +266,9 @@ def _folder_groups(folder: Path, guarantee: str) -> list[Group]:
     own: list[Group] = []
     shared: dict[tuple[str, str], list[tuple[str, Path]]] = {}
     restored = set(files)
+    for pair in pairs.among(files, IMAGES):
+        own.append(_pair_group(pair, files))
+        del files[pair.header], files[pair.data]
     for name, path in files.items():
         group = _group_in_folder(path, name, guarantee)
         if group and group.guarantee == "content" and group.files[0][0] in restored - {name}:

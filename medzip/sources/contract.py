@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip.errors import UnsupportedInputError
-from medzip.volume import FileSkeleton, Literal, Segment, Skeleton, Volume, Voxels
+from medzip.volume import FileSkeleton, Literal, Segment, Skeleton, Volume
 
 HEAD_BYTES = 4096
 
@@ -40,11 +40,12 @@ class Source(Protocol):
         ...
 
 
+KEEP_WHOLE = "--store, or compressing the folder it lies in, keeps it whole, byte for byte"
+
+
 def broken(name: str, expected: str, found: str) -> UnsupportedInputError:
     """The error for a file that breaks the rules of its format."""
-    return UnsupportedInputError(
-        f"{name}: expected {expected}, found {found}; compress the folder it lies in to keep it whole, byte for byte"
-    )
+    return UnsupportedInputError(f"{name}: expected {expected}, found {found}; {KEEP_WHOLE}")
 
 
 def volume_shape(axes: Sequence[int]) -> tuple[int, int, int]:
@@ -74,19 +75,3 @@ def literals(data: bytes) -> tuple[Segment, ...]:
 def whole(name: str, data: bytes) -> FileSkeleton:
     """A file kept as it is."""
     return FileSkeleton(name, literals(data))
-
-
-def one_volume(
-    name: str,
-    data: bytes,
-    offset: int,
-    dtype: np.dtype[np.generic],
-    shape: tuple[int, ...],
-    affine: NDArray[np.float64] | None = None,
-) -> tuple[Skeleton, list[Volume]]:
-    """A file that holds one array of `shape` (slices, rows, columns[, 3]) at `offset`, which must lie inside `data`."""
-    samples = np.frombuffer(data, dtype, prod(shape), offset).reshape(shape)
-    end = offset + samples.nbytes
-    voxels = Voxels(0, 0, shape[0], dtype.str)
-    segments = (*literals(data[:offset]), voxels, *literals(data[end:]))
-    return Skeleton((FileSkeleton(name, segments),)), [Volume(native(samples), affine)]

@@ -1,7 +1,8 @@
 """DICOM files: which bytes are pixels, which files are a series, and how its slices lie (PS3.3, PS3.5, PS3.10).
 
 The allocated words are coded as they are: bits above BitsStored, overlays in them and padding values are never masked.
-Pixel data in a compressed transfer syntax, of one bit, or of a length that does not fit the image stays as it is.
+Of pixel data in a compressed transfer syntax the frames that `encapsulated` makes again bit for bit are coded. Pixel data of a
+length that does not fit the image stays as it is.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip.errors import UnsupportedInputError
+from medzip.sources import dicom_packed
 from medzip.sources.contract import literals, native, whole
 from medzip.sources.dicom_elements import EXPLICIT_LITTLE, PREAMBLE_BYTES, Element, Elements
+from medzip.sources.encapsulated.contract import Layout
+from medzip.sources.encapsulated.frames import EncodedFrames, encoded_frames
 from medzip.volume import FileSkeleton, Segment, Skeleton, Volume, Voxels
 
 TRANSFER_SYNTAX = 0x00020010
@@ -87,6 +91,11 @@ class Frames:
         frames = np.frombuffer(data, self.dtype, self.count * math.prod(stored), self.offset).reshape(self.count, *stored)
         return np.moveaxis(frames, 1, -1) if self.planar else frames
 
+    def segments(self, data: bytes, volume: int, first: int) -> tuple[Segment, ...]:
+        """The file as literals around its frames, which are the slices from `first` on of volume number `volume`."""
+        voxels: Segment = Voxels(volume, first, self.count, self.dtype.str, self.planar)
+        return (*literals(data[: self.offset]), voxels, *literals(data[self.offset + self.count * self.bytes_per_frame :]))
+
 
 def _text(value: bytes) -> str:
     return value.decode("ascii", "replace").strip("\0 ")
@@ -135,24 +144,66 @@ def _dtype(header: Header, pixels: Element) -> np.dtype[np.generic] | None:
     return np.dtype(f"{order}{sign}{bits // 8}") if sign and bits in (8, 16, 32) else None
 
 
+def _channels(header: Header) -> int:
+    return header.numbers.get(SAMPLES_PER_PIXEL, 1)
+
+
+def _frame_shape(header: Header) -> tuple[int, ...]:
+    """(rows, columns[, 3])"""
+    return header.numbers.get(ROWS, 0), header.numbers.get(COLUMNS, 0), *((3,) if _channels(header) == 3 else ())
+
+
+def _count(header: Header, bytes_per_frame: int) -> int:
+    """How many frames there are: 1 where a file does not say, as many as fill the pixel data where what it says is no number."""
+    if not header.texts.get(NUMBER_OF_FRAMES):
+        return 1
+    said = header.floats(NUMBER_OF_FRAMES, 1)
+    if said is None and header.pixels and bytes_per_frame:
+        return (header.pixels.length or 0) // bytes_per_frame
+    return int(said[0]) if said else 0
+
+
+def packed_pixels(header: Header) -> dicom_packed.Pixels | None:
+    """Native pixel data that `frames_of` has no words for, None where a file has none."""
+    order, pixels, bits = NATIVE.get(header.transfer_syntax), header.pixels, header.numbers.get(BITS_ALLOCATED, 0)
+    planar = header.numbers.get(PLANAR_CONFIGURATION, 0) and _channels(header) == 3
+    if order is None or pixels is None or pixels.tag != PIXELS or not pixels.length or _channels(header) not in (1, 3) or planar:
+        return None
+    shape = (_count(header, 0), *_frame_shape(header))
+    swapped = order == ">" and pixels.vr == b"OW"
+    return dicom_packed.Pixels(pixels.offset, pixels.length, shape, bits, swapped, header.texts.get(PHOTOMETRIC, ""))
+
+
 def frames_of(header: Header) -> Frames | None:
     """How a file's pixel data is to be coded, None where it has none or is to stay as it is."""
     pixels = header.pixels
     if pixels is None or not pixels.length:
         return None
     dtype = _dtype(header, pixels)
-    count = header.floats(NUMBER_OF_FRAMES, 1) if header.texts.get(NUMBER_OF_FRAMES) else (1.0,)
-    channels = header.numbers.get(SAMPLES_PER_PIXEL, 1)
-    shape = (header.numbers.get(ROWS, 0), header.numbers.get(COLUMNS, 0), *((3,) if channels == 3 else ()))
+    channels, shape = _channels(header), _frame_shape(header)
+    count = _count(header, math.prod(shape) * dtype.itemsize if dtype else 0)
     subsampled = header.texts.get(PHOTOMETRIC) in SUBSAMPLED
-    if dtype is None or count is None or count[0] < 1 or channels not in (1, 3) or 0 in shape or subsampled:
+    if dtype is None or count < 1 or channels not in (1, 3) or 0 in shape or subsampled:
         return None
     planar = channels == 3 and header.numbers.get(PLANAR_CONFIGURATION, 0) == 1
-    frames = Frames(pixels.offset, int(count[0]), shape, dtype, planar)
+    frames = Frames(pixels.offset, count, shape, dtype, planar)
     # Less than a frame too much, or the byte that makes the length even, is padding and stays literal; more says that
     # the header does not describe the data.
     excess = pixels.length - frames.count * frames.bytes_per_frame
     return frames if 0 <= excess < max(frames.bytes_per_frame, 2) else None
+
+
+def encoded_frames_of(header: Header, data: bytes) -> EncodedFrames | None:
+    """The frames of a file with encapsulated pixel data, None where it has none."""
+    count = header.floats(NUMBER_OF_FRAMES, 1) or (1.0,)
+    sign = "i" if header.numbers.get(PIXEL_REPRESENTATION) == 1 else "u"
+    bits, channels = header.numbers.get(BITS_ALLOCATED), header.numbers.get(SAMPLES_PER_PIXEL, 1)
+    if header.pixels is None or header.pixels.length is not None:
+        return None
+    if bits not in (8, 16, 32) or channels not in (1, 3):
+        return EncodedFrames(header.pixels.offset, ())
+    layout = Layout(header.numbers.get(ROWS, 0), header.numbers.get(COLUMNS, 0), channels, np.dtype(f"{sign}{bits // 8}"))
+    return encoded_frames(data, header.pixels.offset, int(count[0]), layout, header.transfer_syntax)
 
 
 def _orientation(header: Header) -> tuple[float, ...] | None:
@@ -161,7 +212,7 @@ def _orientation(header: Header) -> tuple[float, ...] | None:
     return values and tuple(round(value, 2) + 0.0 for value in values)
 
 
-def volume_key(header: Header, frames: Frames | None) -> tuple[object, ...]:
+def volume_key(header: Header, frames: Frames | EncodedFrames | None) -> tuple[object, ...]:
     """Equal for the files whose slices belong into one volume."""
     numbers = (ROWS, COLUMNS, SAMPLES_PER_PIXEL, BITS_ALLOCATED, PIXEL_REPRESENTATION)
     kind = frames.dtype.kind if frames else None
@@ -204,20 +255,42 @@ class _Image:
     name: str
     data: bytes
     header: Header
-    frames: Frames
+    frames: Frames | EncodedFrames
+
+    @property
+    def stack(self) -> object:
+        """Equal for the images that are slices of one volume."""
+        shape = (self.frames.shape, self.frames.dtype.newbyteorder("="))
+        return self.name if self.frames.count > 1 else (volume_key(self.header, self.frames), shape)
 
     def skeleton(self, volume: int, first: int) -> FileSkeleton:
-        """The file as literals around its frames, which are the slices from `first` on of volume number `volume`."""
-        frames = self.frames
-        voxels: Segment = Voxels(volume, first, frames.count, frames.dtype.str, frames.planar)
-        before, after = self.data[: frames.offset], self.data[frames.offset + frames.count * frames.bytes_per_frame :]
-        return FileSkeleton(self.name, (*literals(before), voxels, *literals(after)))
+        """The file, its frames being the slices from `first` on of volume number `volume`."""
+        return FileSkeleton(self.name, self.frames.segments(self.data, volume, first))
 
 
-def _take_apart(name: str, data: bytes) -> _Image | FileSkeleton:
+@dataclass(frozen=True)
+class _Packed:
+    """A file whose samples are no words in a row, with volumes of its own."""
+
+    name: str
+    data: bytes
+    pixels: dicom_packed.Pixels
+
+    def taken_apart(self, volume: int) -> tuple[FileSkeleton, list[Volume]]:
+        """The file and its volumes, numbered from `volume` on."""
+        return dicom_packed.taken_apart(self.name, self.data, self.pixels, volume) or (whole(self.name, self.data), [])
+
+
+def _take_apart(name: str, data: bytes) -> _Image | _Packed | FileSkeleton:
     header = scan(io.BytesIO(data), len(data), name)
-    frames = frames_of(header)
-    return _Image(name, data, header, frames) if frames else whole(name, data)
+    if frames := frames_of(header):
+        return _Image(name, data, header, frames)
+    if pixels := packed_pixels(header):
+        return _Packed(name, data, pixels)
+    encoded = encoded_frames_of(header, data)
+    if encoded and encoded.count:
+        return _Image(name, data, header, encoded)
+    return FileSkeleton(name, encoded.segments(data, 0, 0)) if encoded else whole(name, data)
 
 
 def _stack(images: list[_Image]) -> Volume:
@@ -261,10 +334,13 @@ class DicomSource:
         stacks: dict[object, list[_Image]] = {}
         for part in parts:
             if isinstance(part, _Image):
-                alone = part.frames.count > 1
-                stacks.setdefault(part.name if alone else volume_key(part.header, part.frames), []).append(part)
+                stacks.setdefault(part.stack, []).append(part)
         skeletons = {part.name: part for part in parts if isinstance(part, FileSkeleton)}
         volumes: list[Volume] = []
+        for part in parts:
+            if isinstance(part, _Packed):
+                skeletons[part.name], own = part.taken_apart(len(volumes))
+                volumes += own
         for images in stacks.values():
             images.sort(key=lambda image: slice_order(image.header, image.name))
             skeletons |= {image.name: image.skeleton(len(volumes), first) for first, image in enumerate(images)}

@@ -8,32 +8,32 @@ the columns, as in NIfTI.
 from __future__ import annotations
 
 import ast
-import io
 import re
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import BinaryIO
 
 import numpy as np
 
-from medzip.sources.contract import broken, one_volume, volume_shape, whole
-from medzip.volume import Skeleton, Volume
+from medzip.sources.contract import broken
+from medzip.sources.image import Image, ImageSource, image
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 65536
-CODED = re.compile(r"[<>][iu][248]|[<>]f[248]|[|<>]([iub])1")
+CODED = re.compile(r"[<>][iu][248]|[<>]f(?:2|4|8|16)|[<>]c(?:8|16|32)|[|<>]([iub])1")
+SEVERAL = {"c8": ("f4", "f4"), "c16": ("f8", "f8"), "c32": ("u8",) * 4, "f16": ("u8", "u8")}
 PLAIN = re.compile(r"[<>|=](?:[biufcmMVSU?])\d*(?:\[\d*[a-zA-Z]+\])?")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a .npy header says. `axes` run from the slowest to the fastest; `dtype` is None where samples are not coded."""
+    """What a .npy header says. `axes` run from the slowest to the fastest; `words` are the numbers of which a sample consists,
+    none where samples are not coded."""
 
     offset: int
     axes: tuple[int, ...]
-    dtype: np.dtype[np.generic] | None
+    words: tuple[np.dtype[np.generic], ...]
 
 
 def _text(file: BinaryIO, name: str) -> tuple[str, int]:
@@ -65,16 +65,18 @@ def _axes(fields: object, name: str) -> tuple[int, ...]:
     return shape[::-1] if fortran else shape
 
 
-def _dtype(descr: object, name: str) -> np.dtype[np.generic] | None:
+def _words(descr: object, name: str) -> tuple[np.dtype[np.generic], ...]:
     if isinstance(descr, list):
-        return None
+        return ()
     if not isinstance(descr, str) or not PLAIN.fullmatch(descr):
         raise broken(name, "a numeric, boolean, text or structured array", "objects, which only unpickling could read")
     coded = CODED.fullmatch(descr)
     if coded is None:
-        return None
-    one_byte = coded.group(1)
-    return np.dtype({"i": "i1", "u": "u1", "b": "u1"}[one_byte] if one_byte else descr)
+        return ()
+    if one_byte := coded.group(1):
+        return (np.dtype({"i": "i1", "u": "u1", "b": "u1"}[one_byte]),)
+    parts = SEVERAL.get(descr[1:], (descr[1:],))
+    return tuple(np.dtype(descr[0] + part) for part in parts)
 
 
 def parse(file: BinaryIO, size: int, name: str) -> Header:
@@ -85,16 +87,18 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise broken(name, "a Python dictionary in the .npy header", "something else") from error
     axes = _axes(fields, name)
-    dtype = _dtype(fields["descr"], name)
-    if dtype is not None and prod(axes) * dtype.itemsize > size - offset:
-        raise broken(name, f"{prod(axes) * dtype.itemsize} bytes of samples", f"{max(size - offset, 0)}")
-    return Header(offset, axes, dtype)
+    words = _words(fields["descr"], name)
+    needed = prod(axes) * sum(word.itemsize for word in words)
+    if needed > size - offset:
+        raise broken(name, f"{needed} bytes of samples", f"{max(size - offset, 0)}")
+    return Header(offset, axes, words)
 
 
-class NpySource:
+class NpySource(ImageSource):
     """One array: the last two axes are rows and columns, all before them slices; 8-bit (..., rows, columns, 3) is RGB.
 
-    Booleans are coded as their bytes. Complex, text, date and structured arrays and empty ones are kept whole.
+    Booleans are coded as their bytes, the parts of complex numbers as two volumes, and so are the halves of 128-bit floats.
+    Text, date and structured arrays and empty ones are kept whole.
     """
 
     name = "npy"
@@ -102,17 +106,12 @@ class NpySource:
     def detect(self, head: bytes) -> bool:
         return head.startswith(MAGIC)
 
-    def archive_name(self, file: BinaryIO, size: int, name: str) -> str:
-        parse(file, size, name)
-        return f"{name}.mdz"
-
-    def split(self, files: Iterable[tuple[str, bytes]]) -> tuple[Skeleton, list[Volume]]:
-        [(name, data)] = files
-        header = parse(io.BytesIO(data), len(data), name)
-        axes, dtype = header.axes, header.dtype
-        if dtype is None or not axes or 0 in axes:
-            return Skeleton((whole(name, data),)), []
-        if dtype == np.uint8 and len(axes) > 2 and axes[-1] == 3:
+    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:
+        header = parse(file, size, name)
+        axes, words = header.axes, header.words
+        if not words or not axes or 0 in axes:
+            return []
+        if words == (np.dtype("u1"),) and len(axes) > 2 and axes[-1] == 3:
             rows, columns = axes[-3:-1]
-            return one_volume(name, data, header.offset, dtype, (prod(axes[:-3]), rows, columns, 3))
-        return one_volume(name, data, header.offset, dtype, volume_shape(axes))
+            return [Image((header.offset,), prod(axes[:-3]), rows, columns, 3 * words)]
+        return [image(header.offset, axes, words)]
