@@ -188,13 +188,14 @@ def _cost(outputs: Floats, batch: Batch, top: int) -> tuple[Doubles, Floats]:
     sign = np.where(difference > 0, -1.0, 1.0)
     mass = sign * (_logistic(sign * above) - _logistic(sign * below))
     # A little of the mass is spread over all values, so that none costs without bound: the coder does the like.
-    total = (share * mass).sum(axis=1, keepdims=True) + _FLOOR / ((top >> POSITION_BITS) + 1)
+    mixed = (share * mass).sum(axis=1, keepdims=True)
+    total = mixed + _FLOOR / ((top >> POSITION_BITS) + 1)
     density_above, density_below = _density(above), _density(below)
     finite_above, finite_below = (np.where(np.isfinite(edge), edge, 0) for edge in (above, below))
     of_mean = (density_below - density_above) * unit / deviation
     of_octaves = _LN2 * (density_below * finite_below - density_above * finite_above) * (deviation > 1)
     of_total = -(2.0**-ACTIVATION_BITS) / (_LN2 * n * total)
-    gradient = np.stack([_LN2 * share * (mass - total), share * of_mean, share * of_octaves], axis=1) * of_total[:, None]
+    gradient = np.stack([_LN2 * share * (mass - mixed), share * of_mean, share * of_octaves], axis=1) * of_total[:, None]
     return -np.log2(total[:, 0]), gradient.reshape(n, -1).astype(np.float32)
 
 
