@@ -22,7 +22,7 @@ from medzip.exact.compiled.setup import njit
 from medzip.exact.compiled.symbols import FULL, GOOD, WORDS_PER_SAMPLE, code_batch
 
 REPEAT, RUNS = 48, 5
-_dense, _dense_hidden, _heads = compiled._dense, compiled._dense_hidden, compiled._heads
+_dense, _hidden_layers, _heads = compiled._dense, compiled._hidden_layers, compiled._heads
 _LOWEST = np.int64(0)
 
 
@@ -132,14 +132,7 @@ def _features(
 def _hidden(repeat: Any, n: Any, weights: Any, biases: Any, shifts: Any, added: Any, states: Any) -> None:
     for _ in range(repeat):
         for start in range(0, n, TILE):
-            count = min(TILE, n - start)
-            for layer in range(len(weights) - 1):
-                if added[layer]:
-                    _dense_hidden(
-                        states[layer], weights[layer], biases[layer], shifts[layer], states[layer], count, states[layer + 1]
-                    )
-                else:
-                    _dense_hidden(states[layer], weights[layer], biases[layer], shifts[layer], None, count, states[layer + 1])
+            _hidden_layers(weights, biases, shifts, added, states, min(TILE, n - start))
 
 
 @njit

@@ -36,11 +36,11 @@ class AfniSource(ImageSource):
     def detect(self, head: bytes) -> bool:
         return ATTRIBUTE.match(head) is not None
 
-    def partners(self, file: BinaryIO, name: str) -> tuple[str, ...]:  # noqa: ARG002
+    def partners(self, file: BinaryIO, name: str) -> tuple[str, ...]:  # noqa: ARG002, every format is called with all of these
         stem = PurePosixPath(name).stem
         return (f"{stem}.BRIK", f"{stem}.brik")
 
-    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002
+    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002, every format is called with all of these
         head = file.read(MAX_HEADER_BYTES)
         axes = _integers(head, b"DATASET_DIMENSIONS", name)[:3]
         bricks = _integers(head, b"DATASET_RANK", name)[1:2]

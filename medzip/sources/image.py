@@ -173,7 +173,7 @@ class ImageSource(ABC):
         where the header breaks the rules of its format.
         """
 
-    def partners(self, file: BinaryIO, name: str) -> tuple[str, ...]:  # noqa: ARG002
+    def partners(self, file: BinaryIO, name: str) -> tuple[str, ...]:  # noqa: ARG002, every format is called with all of these
         """The names that the file with the samples may have, in the folder of its header; none where they lie in `file`.
 
         Raises UnsupportedInputError where the header names a file elsewhere.

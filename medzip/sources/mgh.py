@@ -39,7 +39,7 @@ class MghSource(ImageSource):
         version, *axes, kind = struct.unpack_from(">6i", head)
         return version == 1 and kind in TYPES and all(0 < length < LARGEST_AXIS for length in axes)
 
-    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002
+    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002, every format is called with all of these
         head = file.read(HEADER_BYTES)
         if not self.detect(head):
             raise broken(name, "a whole MGH header", "another one")

@@ -93,7 +93,7 @@ class MincSource(ImageSource):
     def detect(self, head: bytes) -> bool:
         return head[:4] in (b"CDF\x01", b"CDF\x02")
 
-    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002
+    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002, every format is called with all of these
         header = _Header(file.read(MAX_HEADER_BYTES), name)
         found = header.variables.get("image")
         if found is None or not found.dimensions or found.type == TEXT:

@@ -24,7 +24,7 @@ class Minc2Source(ImageSource):
     def detect(self, head: bytes) -> bool:
         return head.startswith(b"\x89HDF\r\n\x1a\n") and b"minc-2.0" in head
 
-    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002
+    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002, every format is called with all of these
         try:
             import h5py
         except ImportError:

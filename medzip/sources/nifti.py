@@ -184,7 +184,7 @@ class NiftiSource(ImageSource):
         stem = PurePosixPath(name).stem
         return (f"{stem}.img", f"{stem}.IMG", f"{stem}.Img")
 
-    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002
+    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002, every format is called with all of these
         header = parse(file.read(LAYOUTS[1].size), name)
         if not header.words:
             return []

@@ -27,7 +27,7 @@ class NpzSource(ImageSource):
         _, length, _ = LOCAL_HEADER.unpack_from(head)
         return head[LOCAL_HEADER.size : LOCAL_HEADER.size + length].endswith(b".npy")
 
-    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002
+    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002, every format is called with all of these
         try:
             with zipfile.ZipFile(file) as archive:
                 members = [member for member in archive.infolist() if _is_plain(member)]

@@ -27,11 +27,11 @@ class ParRecSource(ImageSource):
     def detect(self, head: bytes) -> bool:
         return TITLE.match(head) is not None
 
-    def partners(self, file: BinaryIO, name: str) -> tuple[str, ...]:  # noqa: ARG002
+    def partners(self, file: BinaryIO, name: str) -> tuple[str, ...]:  # noqa: ARG002, every format is called with all of these
         stem = PurePosixPath(name).stem
         return (f"{stem}.REC", f"{stem}.rec", f"{stem}.Rec")
 
-    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002
+    def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:  # noqa: ARG002, every format is called with all of these
         head = file.read(MAX_HEADER_BYTES)
         if not VERSION.search(head):
             return []

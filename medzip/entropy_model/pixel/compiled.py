@@ -15,7 +15,7 @@ from medzip import interrupts
 from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import compiled_regression as regression
 from medzip.entropy_model.pixel import neighbourhood as around
-from medzip.entropy_model.pixel.compiled_features import chunk_constants, keep, look
+from medzip.entropy_model.pixel.compiled_features import chunk_constants, keep, look, place_of, rows_of_step
 from medzip.entropy_model.pixel.compiled_regression import begin_segments, learn, predict
 from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS
 from medzip.entropy_model.pixel.neighbourhood import SEGMENT
@@ -155,22 +155,18 @@ def _run(
     plane_of, row_of, begin = order
     weight, mean, scale = work
     places, planes, predicted, fitted, scales, batch = seen
-    stride = columns + around.LEFT + around.RIGHT
     step, first, last = state
     pause = step + STEPS_AT_A_TIME
     while first < len(begin):
         if step == pause:
             state[0], state[1], state[2] = step, first, last
             return PAUSED
-        while last < len(begin) and begin[last] <= step:
-            last += 1
-        while first < last and begin[first] + columns <= step:
-            first += 1
+        first, last = rows_of_step(begin, columns, step, first, last)
         n = last - first
         for i in range(n):
             plane, row, column = plane_of[first + i], row_of[first + i], step - begin[first + i]
             planes[i] = plane
-            places[i] = (plane * (rows + around.TOP + around.BOTTOM) + row + around.TOP) * stride + column + around.LEFT
+            places[i] = place_of(plane, row, column, rows, columns)
             if encoding:
                 batch[i] = samples[(plane * rows + row) * columns + column]
         if step % SEGMENT == 0:
@@ -211,19 +207,23 @@ def _mixtures(
             values, wrong, wrong_fitted, places[start:], planes[start:], count, near, near_second, error_places, taps,
             taps_in_plane, top, inverse_top, code_of_top, predicted[start:], features, fitted[start:], scales[start:],
         )  # fmt: skip
-        for layer in range(len(weights) - 1):
-            if added[layer]:
-                _dense_hidden(
-                    states[layer], weights[layer], biases[layer], shifts[layer], states[layer], count, states[layer + 1]
-                )
-            else:
-                _dense_hidden(states[layer], weights[layer], biases[layer], shifts[layer], None, count, states[layer + 1])
+        _hidden_layers(weights, biases, shifts, added, states, count)
         width = end.shape[1] - FEATURES
         for i in range(count):
             for j in range(FEATURES):
                 end[i, width + j] = features[i, j]
         _dense(end, weights[len(weights) - 1], biases[len(weights) - 1], count, sums)
         _heads(sums, shifts[len(weights) - 1], count, start, predicted, scales, weight, mean, scale)
+
+
+@njit
+def _hidden_layers(weights: Any, biases: Any, shifts: Any, added: Any, states: Any, count: Any) -> None:
+    """From the features in states[0], the first `count` samples of all other states."""
+    for layer in range(len(weights) - 1):
+        if added[layer]:
+            _dense_hidden(states[layer], weights[layer], biases[layer], shifts[layer], states[layer], count, states[layer + 1])
+        else:
+            _dense_hidden(states[layer], weights[layer], biases[layer], shifts[layer], None, count, states[layer + 1])
 
 
 @njit

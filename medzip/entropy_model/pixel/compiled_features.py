@@ -225,6 +225,23 @@ def look(
 
 
 @njit
+def place_of(plane: Any, row: Any, column: Any, rows: Any, columns: Any) -> Any:
+    """Where a sample stands in the flat array of planes with margins."""
+    return (plane * (rows + _TOP + _BOTTOM) + row + _TOP) * (columns + _LEFT + _RIGHT) + column + _LEFT
+
+
+@njit
+def rows_of_step(begin: Any, columns: Any, step: Any, first: Any, last: Any) -> Any:
+    """(first, last): rows first..last - 1, sorted by the steps with which they `begin`, have a sample in this step; from those of
+    the step before."""
+    while last < len(begin) and begin[last] <= step:
+        last += 1
+    while first < last and begin[first] + columns <= step:
+        first += 1
+    return first, last
+
+
+@njit
 def keep(array: Any, at: Any, value: Any, row: Any, column: Any, rows: Any, columns: Any) -> None:
     """Writes what is known of a sample to its place and to the margins that repeat it (`neighbourhood.with_margins`)."""
     stride = columns + _LEFT + _RIGHT

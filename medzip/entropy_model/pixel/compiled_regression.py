@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import neighbourhood as around
-from medzip.entropy_model.pixel.compiled_features import copy_run, octave_code
+from medzip.entropy_model.pixel.compiled_features import copy_run, octave_code, place_of, rows_of_step
 from medzip.entropy_model.pixel.neighbourhood import ROWS_AHEAD, SEGMENT
 from medzip.entropy_model.pixel.regression import (
     ALL,
@@ -322,17 +322,13 @@ def predictions(values: NDArray[Any], shape: tuple[int, int, int], top: int) -> 
 def _all_predictions(state: Any, values: Any, order: Any, shape: Any, top: Any, places: Any, found: Any, predicted: Any) -> None:
     _, rows, columns = shape
     plane_of, row_of, begin = order
-    stride = columns + around.LEFT + around.RIGHT
     step, first, last = 0, 0, 0
     while first < len(begin):
-        while last < len(begin) and begin[last] <= step:
-            last += 1
-        while first < last and begin[first] + columns <= step:
-            first += 1
+        first, last = rows_of_step(begin, columns, step, first, last)
         n = last - first
         for i in range(n):
             plane, row, column = plane_of[first + i], row_of[first + i], step - begin[first + i]
-            places[i] = (plane * (rows + around.TOP + around.BOTTOM) + row + around.TOP) * stride + column + around.LEFT
+            places[i] = place_of(plane, row, column, rows, columns)
         if step % SEGMENT == 0:
             begin_segments(state, order, first, last, step, rows, columns)
         predict(state, values, places, order, first, n, step, top, found)
