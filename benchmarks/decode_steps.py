@@ -14,7 +14,7 @@ from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.compiled import TILE, Packed
 from medzip.entropy_model.pixel.compiled_features import keep, look
 from medzip.entropy_model.pixel.compiled_regression import begin_segments, learn, predict
-from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS
+from medzip.entropy_model.pixel.features import POSITION_BITS
 from medzip.entropy_model.pixel.fitted import fit
 from medzip.entropy_model.pixel.neighbourhood import SEGMENT
 from medzip.exact.compiled import range_coder
@@ -137,13 +137,10 @@ def _hidden(repeat: Any, n: Any, weights: Any, biases: Any, shifts: Any, added: 
 
 @njit
 def _last(repeat: Any, n: Any, weights: Any, bias: Any, features: Any, end: Any, sums: Any) -> None:
-    width = end.shape[1] - FEATURES
     for _ in range(repeat):
         for start in range(0, n, TILE):
             count = min(TILE, n - start)
-            for i in range(count):
-                for j in range(FEATURES):
-                    end[i, width + j] = features[i, j]
+            compiled.append_features(features, count, end)
             _dense(end, weights, bias, count, sums)
 
 

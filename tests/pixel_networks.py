@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip.coder.range_coder import Decoder, Encoder
-from medzip.entropy_model import wavefront
 from medzip.entropy_model.contract import Chunk, ChunkHeader
 from medzip.entropy_model.pixel import model, reference
 from medzip.entropy_model.pixel import neighbourhood as around
@@ -140,10 +139,10 @@ def _visit_compiled(
     loop = compiled._Loop(shape, high, taps, compiled.Packed.of(pixel._network))
     places, planes, predicted, fitted, scales, _ = loop._seen
     state, order, values, top = loop._regression, loop._order, loop._known[0], high << POSITION_BITS
-    for sample in wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
+    for sample in around.steps(shape):
         n = len(sample[0])
         places[:n], planes[:n] = reference.place(*sample, shape), sample[0]
-        step = int(around.STEP_OF_PLANE * planes[0] + around.STEP_OF_ROW * sample[1][0] + sample[2][0])
+        step = int(around.first_steps(shape)[planes[0]] + around.STEP_OF_ROW * sample[1][0] + sample[2][0])
         first = int(np.searchsorted(order[2], step - shape[2], side="right"))
         if step % around.SEGMENT == 0:
             compiled.begin_segments(state, order, first, first + n, step, *shape[1:])

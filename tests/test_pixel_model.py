@@ -98,6 +98,7 @@ CHUNKS = {
     "one row": integers("row", 0, 99, (3, 1, 30)),
     "one column": integers("column", 0, 99, (3, 30, 1)),
     "more samples in a step than a tile": image(12, (3, 22, 249)),
+    "planes in groups": image(12, (6, 3, 520)),
 }
 
 
@@ -116,12 +117,11 @@ def test_both_ways_write_the_same_words_and_read_each_others(
 
 
 def test_the_steps_of_one_of_these_chunks_need_several_tiles() -> None:
-    from medzip.entropy_model import wavefront
     from medzip.entropy_model.pixel import neighbourhood as around
 
     compiled = pytest.importorskip("medzip.entropy_model.pixel.compiled", reason="compiled code needs numba")
     shape = CHUNKS["more samples in a step than a tile"].shape
-    sizes = [len(plane) for plane, _, _ in wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE)]
+    sizes = [len(plane) for plane, _, _ in around.steps(shape)]
     assert max(sizes) > compiled.TILE and max(sizes) % compiled.TILE
 
 

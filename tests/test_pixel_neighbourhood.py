@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from pixel_networks import integers, random_network
 
-from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel import reference
 from medzip.entropy_model.pixel.features import POSITION_BITS
@@ -40,12 +39,12 @@ TOP = 255
 
 
 def steps(shape: tuple[int, int, int]) -> list[tuple[Any, Any, Any]]:
-    return list(wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE))
+    return list(around.steps(shape))
 
 
 def step_of(shape: tuple[int, int, int]) -> np.ndarray:
     plane, row, column = np.indices(shape)
-    return column + around.STEP_OF_ROW * row + around.STEP_OF_PLANE * plane
+    return column + around.STEP_OF_ROW * row + around.first_steps(shape)[plane]
 
 
 def taps() -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +68,7 @@ def test_every_sample_is_visited_once_in_order_of_steps(shape: tuple[int, int, i
 @every_shape
 def test_samples_of_a_step_are_sorted_by_the_beginning_of_their_row_then_by_plane(shape: tuple[int, int, int]) -> None:
     for plane, row, _ in steps(shape):
-        keys = list(zip(around.STEP_OF_PLANE * plane + around.STEP_OF_ROW * row, plane, strict=True))
+        keys = list(zip(around.first_steps(shape)[plane] + around.STEP_OF_ROW * row, plane, strict=True))
         assert keys == sorted(keys)
 
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pixel_networks import image, integers
 
-from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import chunk_samples, regression
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.chunk_samples import ChunkSamples
@@ -53,7 +52,7 @@ def predictions(samples: np.ndarray, high: int, compiled: bool) -> np.ndarray:
 
         return compiled_regression.predictions(values, samples.shape, top).astype(np.int64)
     state, found = Regression(samples.shape, top), np.zeros(samples.shape, np.int64)
-    for sample in wavefront.steps(samples.shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
+    for sample in around.steps(samples.shape):
         near, _, _ = gathered((values,) * 3, place(*sample, samples.shape), sample[0], samples.shape)
         found[sample] = state.predict(near, *sample)
         state.learn(positions[sample].astype(np.int64))
@@ -98,6 +97,27 @@ def test_compiled_predictions_equal_the_definition_where_steps_have_many_rows() 
     assert np.array_equal(predictions(samples, 4095, True), predictions(samples, 4095, False))
 
 
+@needs_numba
+def test_compiled_predictions_equal_the_definition_where_planes_form_groups() -> None:
+    samples = image(12, (9, 7, 600))
+    assert around.planes_together(600) == 4
+    assert np.array_equal(predictions(samples, 4095, True), predictions(samples, 4095, False))
+
+
+def test_the_first_plane_of_a_group_sees_no_sums_of_the_plane_before() -> None:
+    """Its first segment finds nothing to solve and predicts local means."""
+    samples = image(12, (5, 7, 600))
+    values = around.with_margins(samples << POSITION_BITS).reshape(-1)
+    column = np.arange(around.SEGMENT)
+    found = predictions(samples, 4095, False)
+    as_means = []
+    for plane in (np.full_like(column, number) for number in range(5)):
+        at = place(plane, 0 * plane, column, samples.shape)
+        near, _, _ = gathered((values,) * 3, at, plane, samples.shape)
+        as_means.append(np.array_equal(found[plane, 0, column], around.local(near)))
+    assert as_means == [True, False, False, False, True]
+
+
 # Causality
 
 
@@ -110,11 +130,20 @@ def in_order(samples: np.ndarray, monkeypatch: pytest.MonkeyPatch, **constants: 
 
 
 NOISE = integers("noise", 0, 255, (3, 13, 21))
+in_groups = pytest.mark.parametrize("together", [2, 9], ids=["two groups", "one group"])
+
+
+def group(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    monkeypatch.setattr(around, "planes_together", lambda _columns: together)
+
+
 ROW_AFTER_ROW = {"STEP_OF_ROW": 24, "STEP_OF_PLANE": 13 * 24, "ROWS_KEPT": 16}
 
 
-def test_all_sums_that_a_segment_looks_at_are_complete_and_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_groups
+def test_all_sums_that_a_segment_looks_at_are_complete_and_still_there(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row after row, all that was said is complete, and the sums of a plane are kept until the next one has used them."""
+    group(monkeypatch, together)
     assert np.array_equal(in_order(NOISE, monkeypatch), in_order(NOISE, monkeypatch, **ROW_AFTER_ROW))
 
 
@@ -137,7 +166,7 @@ TAPS = integers("taps", -80, 90, (ALL_TAPS,)), integers("taps in plane", -90, 11
 def seen_until(step: int, samples: np.ndarray, compiled: bool) -> list[np.ndarray]:
     """All that the network is told of the samples of a chunk up to a step of the wavefront."""
     plane, row, column = np.indices(samples.shape)
-    until = np.flatnonzero(column + around.STEP_OF_ROW * row + around.STEP_OF_PLANE * plane <= step)
+    until = np.flatnonzero(column + around.STEP_OF_ROW * row + around.first_steps(samples.shape)[plane] <= step)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(chunk_samples, "available", lambda: compiled)
         batch = ChunkSamples(samples, 255, TAPS).batch(until)
@@ -147,7 +176,7 @@ def seen_until(step: int, samples: np.ndarray, compiled: bool) -> list[np.ndarra
 def first_difference(step: int, compiled: bool) -> bool:
     """Whether two chunks that differ in all samples behind a step look different up to there."""
     plane, row, column = np.indices(NOISE.shape)
-    behind = column + around.STEP_OF_ROW * row + around.STEP_OF_PLANE * plane >= step
+    behind = column + around.STEP_OF_ROW * row + around.first_steps(NOISE.shape)[plane] >= step
     other = np.where(behind, 255 - NOISE, NOISE)
     both = zip(seen_until(step, NOISE, compiled), seen_until(step, other, compiled), strict=True)
     return not all(np.array_equal(one, another) for one, another in both)
@@ -157,7 +186,11 @@ LAST = 2 * around.STEP_OF_PLANE + 12 * around.STEP_OF_ROW + 20
 
 
 @both_ways
-def test_nothing_changes_with_samples_of_the_same_step_or_later_ones(compiled: bool) -> None:
+@in_groups
+def test_nothing_changes_with_samples_of_the_same_step_or_later_ones(
+    together: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group(monkeypatch, together)
     for step in [0, 1, 7, 8, LAST, *np.random.default_rng(1).integers(0, LAST, 7 if compiled else 2).tolist()]:
         assert not first_difference(step, compiled)
 

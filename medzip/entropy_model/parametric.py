@@ -125,7 +125,7 @@ def _wavefront(shape: tuple[int, ...], top: int, coefficients: Ints, code: Calla
     """Visits every sample of `shape` once; `code` gets the flat indices of a batch and its mixtures, gives values in 0..top."""
     planes, rows, columns = shape
     context = _Context(planes, rows, columns, top, coefficients)
-    for plane, row, column in wavefront.steps((planes, rows, columns), STEP_OF_ROW, STEP_OF_PLANE):
+    for plane, row, column in wavefront.steps((planes, rows, columns), STEP_OF_ROW, STEP_OF_PLANE * np.arange(planes)):
         context.look(plane, row, column)
         values = code((plane * rows + row) * columns + column, context.mixture())
         context.learn(values)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.features import FEATURES, POSITION_BITS, Look, look
 from medzip.entropy_model.pixel.reference import gathered, place
@@ -62,7 +61,7 @@ class ChunkSamples:
 
             return compiled_regression.predictions(values, self.shape, self.top)
         regression, found = Regression(self.shape, self.top), np.empty(self.shape, values.dtype)
-        for plane, row, column in wavefront.steps(self.shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
+        for plane, row, column in around.steps(self.shape):
             at = place(plane, row, column, self.shape)
             near, _, _ = gathered((values, values, values), at, plane, self.shape)
             found[plane, row, column] = regression.predict(near, plane, row, column)

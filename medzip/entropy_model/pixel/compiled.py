@@ -118,7 +118,7 @@ class _Loop:
         self._high, self._shape = high, shape
         size = planes * around.plane_stride(rows, columns) + around.RUN
         self._known = tuple(np.zeros(size, np.int32 if top < 1 << 24 else np.int64) for _ in range(3))
-        self._order = wavefront.rows_in_order(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE)
+        self._order = around.rows_in_order(shape)
         self._chunk = chunk_constants(rows, columns, taps, top)
         self._network = (network.weights, network.biases, network.shifts, network.added, network.states())
         self.widest = wavefront.widest(self._order, columns)
@@ -208,12 +208,19 @@ def _mixtures(
             taps_in_plane, top, inverse_top, code_of_top, predicted[start:], features, fitted[start:], scales[start:],
         )  # fmt: skip
         _hidden_layers(weights, biases, shifts, added, states, count)
-        width = end.shape[1] - FEATURES
-        for i in range(count):
-            for j in range(FEATURES):
-                end[i, width + j] = features[i, j]
+        append_features(features, count, end)
         _dense(end, weights[len(weights) - 1], biases[len(weights) - 1], count, sums)
         _heads(sums, shifts[len(weights) - 1], count, start, predicted, scales, weight, mean, scale)
+
+
+@njit
+def append_features(features: Any, count: Any, end: Any) -> None:
+    """The last layer sees them behind its own input."""
+    # numba would ask each index of unknown sign whether it counts from the end.
+    width = np.uint64(end.shape[1] - FEATURES)
+    for i in range(count):
+        for j in range(FEATURES):
+            end[i, width + np.uint64(j)] = features[i, j]
 
 
 @njit

@@ -1,7 +1,8 @@
 """The features of `features.py`, compiled: the same integers, tile by tile.
 
 All arrays are arguments of one function and none is sliced: numba counts references with atomic operations, which would take
-longer than the features.
+longer than the features. Indices are unsigned where LLVM cannot see their sign: numba would ask each one whether it counts from
+the end.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def octave_code(amount: Any) -> Any:
     mantissa = (amount << 8) >> octave
     if octave > 50:
         mantissa = amount >> (octave - 8)
-    return 16 * octave + np.int64(_MANTISSA[mantissa & 255])
+    return 16 * octave + np.int64(_MANTISSA[np.uint64(mantissa & 255)])
 
 
 @njit
@@ -165,7 +166,7 @@ def look(
     for j in range(n):
         at, plane = places[j], planes[j]
         for i in range(_IN_ROW):
-            seen[i] = values[at - 1 - i]
+            seen[i] = values[np.uint64(at - 1 - i)]
         for r in range(_RUNS_IN_PLANE if plane == 0 else len(_RUNS)):
             first = _RUNS[r]
             copy_run(seen, first, values, at + (near_second[first] if plane == 1 else near[first]))
@@ -174,10 +175,10 @@ def look(
         fitted = fitted_prediction(seen, taps_in_plane if plane == 0 else taps, local, top)
 
         for i in range(_INSIDE):
-            off[i] = wrong[at + error_places[i]]
-            fitted_errors[i] = wrong_fitted[at + error_places[i]]
+            place = np.uint64(at + error_places[i])
+            off[i], fitted_errors[i] = wrong[place], wrong_fitted[place]
         for i in range(_INSIDE, _ERRORS):
-            off[i] = wrong[at + error_places[i]] if plane > 0 else wide(0)
+            off[i] = wrong[np.uint64(at + error_places[i])] if plane > 0 else wide(0)
         here, before, here_fitted, four = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
         for i in range(_INSIDE):
             here += abs(np.int64(off[i])) * _WEIGHTS[i]
@@ -193,7 +194,7 @@ def look(
 
         texture, equal, centre = np.int64(0), np.int64(0), wide(predicted)
         for i in range(len(_NEAREST)):
-            value = seen[_NEAREST[i]]
+            value = seen[np.uint64(_NEAREST[i])]
             texture += abs(np.int64(wide(value - centre)))
             equal += value == seen[_W]
         texture_code = octave_code(texture + TEXTURE_FLOOR)

@@ -155,7 +155,8 @@ _begin_sums: Any = intrinsic(_emit_begin_sums)
 class State(NamedTuple):
     """What the compiled functions keep of a chunk. Rows are numbered in the order in which they begin; those of a step have their
     taps and the equations of their segment at their number modulo the most samples of a step. `window` holds the first and the
-    last row (not included) whose segments began last: their equations are added to the sums before the next begin."""
+    last row (not included) whose segments began last: their equations are added to the sums before the next begin. `together` is
+    `neighbourhood.planes_together`."""
 
     sums: NDArray[np.int32]
     taps: NDArray[np.int32]
@@ -163,6 +164,7 @@ class State(NamedTuple):
     local: NDArray[np.int64]
     code: NDArray[np.int64]
     window: NDArray[np.int64]
+    together: int
     deltas: NDArray[np.int64]
     totals: NDArray[np.int32]
     work: NDArray[np.float64]
@@ -172,8 +174,10 @@ class State(NamedTuple):
 def new_state(shape: tuple[int, int, int], widest: int) -> State:
     """For a chunk of `shape` (planes, rows, columns) with at most `widest` samples in a step."""
     planes, rows, columns = shape
-    # Planes whose rows are on their way at the same time, and the one that the first of them looks at.
-    kept = min(planes, (around.STEP_OF_ROW * rows + columns) // around.STEP_OF_PLANE + 2)
+    # A plane's sums are kept until the next plane ends.
+    begin = around.first_steps(shape)
+    ends = begin[1:] + around.STEP_OF_ROW * (rows - 1) + columns
+    kept = int(max(np.searchsorted(begin, ends) - np.arange(planes - 1), default=1))
     return State(
         sums=np.zeros((kept, _segments(columns), ROWS_KEPT, _SUMS), np.int32).reshape(-1),
         taps=np.zeros((widest, _EQUATION), np.int32),
@@ -181,6 +185,7 @@ def new_state(shape: tuple[int, int, int], widest: int) -> State:
         local=np.zeros(widest, np.int64),
         code=np.zeros(widest, np.int64),
         window=np.zeros(2, np.int64),
+        together=around.planes_together(columns),
         deltas=around.deltas([around.NEIGHBOURS[i] for i in REGRESSORS], rows, columns),
         totals=np.zeros(SYSTEMS * _SUMS, np.int32),
         work=work_of(ALL),
@@ -203,7 +208,7 @@ def _sums_at(sums: Any, plane: Any, row: Any, segment: Any, segments: Any) -> An
 @njit
 def begin_segments(state: Any, order: Any, first: Any, last: Any, step: Any, rows: Any, columns: Any) -> None:
     """Sums and taps for the segments of rows first..last - 1 that begin with this step."""
-    sums, taps, equations, _, _, window, _, totals, work, solution = state
+    sums, taps, equations, _, _, window, together, _, totals, work, solution = state
     plane_of, row_of, begin = order
     segments = _segments(columns)
     none, widest = _sums_at(sums, 0, 0, -1, segments), len(taps)
@@ -227,9 +232,9 @@ def begin_segments(state: Any, order: Any, first: Any, last: Any, step: Any, row
                     _sums_at(sums, plane, row - 1, segment, segments) if row > 0 else none,
                     _sums_at(sums, plane, row, segment - 1, segments),
                     _sums_at(sums, plane, row - 2, segment + 1, segments) if row > 1 else none,
-                    _sums_at(sums, plane - 1, ahead, segment - 1, segments) if plane > 0 else none,
-                    _sums_at(sums, plane - 1, ahead, segment, segments) if plane > 0 else none,
-                    _sums_at(sums, plane - 1, ahead, segment + 1, segments) if plane > 0 else none,
+                    _sums_at(sums, plane - 1, ahead, segment - 1, segments) if plane % together > 0 else none,
+                    _sums_at(sums, plane - 1, ahead, segment, segments) if plane % together > 0 else none,
+                    _sums_at(sums, plane - 1, ahead, segment + 1, segments) if plane % together > 0 else none,
                 )
                 _begin_sums(sums, totals, system * _SUMS, places)
         for i in range(len(_IN_WORK)):
@@ -260,7 +265,7 @@ def _scale(code: Any) -> Any:
 @njit
 def predict(state: Any, values: Any, places: Any, order: Any, first: Any, n: Any, step: Any, top: Any, predicted: Any) -> None:
     """`Regression.predict` for the samples at flat indices `places` in rows `first` and following, whose segments have begun."""
-    _, taps, equations, locals_, codes, _, deltas, _, _, _ = state
+    _, taps, equations, locals_, codes, _, _, deltas, _, _, _ = state
     plane_of = order[0]
     wide = values.dtype.type
     widest, turn = len(codes), step % SEGMENT
@@ -299,7 +304,7 @@ def predict(state: Any, values: Any, places: Any, order: Any, first: Any, n: Any
 @njit
 def learn(state: Any, values: Any, places: Any, first: Any, n: Any, step: Any) -> None:
     """`Regression.learn`: `values` now hold the samples at `places`."""
-    _, _, equations, locals_, codes, _, _, _, _, _ = state
+    _, _, equations, locals_, codes, _, _, _, _, _, _ = state
     wide = values.dtype.type
     for j in range(n):
         limit, before, factor = _scale(codes[j])
@@ -310,7 +315,7 @@ def learn(state: Any, values: Any, places: Any, first: Any, n: Any, step: Any) -
 def predictions(values: NDArray[Any], shape: tuple[int, int, int], top: int) -> NDArray[Any]:
     """The predictions of all samples (planes, rows, columns) of a chunk whose positions, flat with margins, are known; in their
     type."""
-    order = wavefront.rows_in_order(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE)
+    order = around.rows_in_order(shape)
     widest = wavefront.widest(order, shape[2])
     predicted = np.empty(shape, values.dtype)
     places, found = (np.zeros(widest, np.int64) for _ in range(2))

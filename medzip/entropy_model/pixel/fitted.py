@@ -34,11 +34,12 @@ def fit(values: NDArray[np.integer], shape: tuple[int, int, int]) -> tuple[NDArr
     size = shape[0] * shape[1] * shape[2]
     if size < SAMPLES_MIN:
         return none
-    in_plane = _solve(_equations(values, shape, around.NEIGHBOURS[:IN_PLANE_TAPS], 0))
-    if shape[0] < 2:
-        return none[0], in_plane
     # From the third plane on, all neighbours exist; a chunk of two planes takes the plane before for both.
-    return _solve(_equations(values, shape, around.NEIGHBOURS, min(2, shape[0] - 1))), in_plane
+    first = min(2, shape[0] - 1)
+    equations = _equations(values, shape, around.NEIGHBOURS if first else around.NEIGHBOURS[:IN_PLANE_TAPS], first)
+    products = equations.T @ equations
+    own = [*range(IN_PLANE_TAPS), -1]
+    return _solved(products) if first else none[0], _solved(products[np.ix_(own, own)])
 
 
 def prediction(near: Ints, plane: Ints, taps: Ints, taps_in_plane: Ints, top: int) -> Ints:
@@ -57,7 +58,7 @@ def _equations(
     planes, rows, columns = shape
     size = (planes - first) * rows * columns
     # A multiplicative walk (Knuth, TAOCP 3, 6.4) scatters the samples without a random generator.
-    chosen = np.arange(min(size, SAMPLES)) * 2654435761 % size
+    chosen = np.sort(np.arange(min(size, SAMPLES)) * 2654435761 % size)
     z, y, x = np.unravel_index(chosen, (planes - first, rows, columns))
     plane, row = around.plane_stride(rows, columns), around.row_stride(columns)
     at = (z + first) * plane + (y + around.TOP) * row + x + around.LEFT
@@ -66,14 +67,14 @@ def _equations(
     local = around.local(near.T)
     differences = np.column_stack([near, values[at]]) - local[:, None]
     texture = np.abs(differences[:, around.NEAREST]).sum(axis=1, keepdims=True) + 80
-    scaled = np.clip((differences << (_EQUATION_BITS + 1)) // texture, -_EQUATION_MAX, _EQUATION_MAX)
-    result: NDArray[np.float64] = scaled.astype(np.float64)
+    # Rounding to float64 never reaches the next integer: quotients that count are below 2^12, and the texture is below 2^40.
+    scaled = np.floor((differences << (_EQUATION_BITS + 1)) / texture)
+    result: NDArray[np.float64] = np.clip(scaled, -_EQUATION_MAX, _EQUATION_MAX)
     return result
 
 
-def _solve(equations: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Least squares of the last column by the others, with a small ridge, rounded to 2^-10."""
-    products = equations.T @ equations
+def _solved(products: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Least squares of the last column of equations by the others, from their products, with a small ridge, rounded to 2^-10."""
     n = len(products) - 1
     ridge = np.floor(np.trace(products[:n, :n]) / (n << 14)) + 1
     rows = products[:n] + np.eye(n, n + 1) * ridge

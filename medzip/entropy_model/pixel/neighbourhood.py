@@ -7,17 +7,21 @@ Offsets are (plane, row, column) relative to the sample. A plane is kept with ma
 - above: the first row, shifted right by one column more than any neighbour reaches; 0 where that begins;
 - below: the last row.
 
-Sample (z, y, x) is coded at step x + STEP_OF_ROW y + STEP_OF_PLANE z: all that it looks at has an earlier step, so that the
+Sample (z, y, x) is coded at step x + STEP_OF_ROW y + first_steps[z]: all that it looks at has an earlier step, so that the
 samples of a step are one batch. `tests/test_pixel_neighbourhood.py` poisons everything not yet decoded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medzip.entropy_model import wavefront
+
+Ints = NDArray[np.int64]
 Offset = tuple[int, int, int]
 
 ROW: list[Offset] = [(0, 0, -d) for d in range(1, 6)]
@@ -62,6 +66,32 @@ ROWS_AHEAD = 3
 # A segment looks at the next one two rows above, and at the next one ROWS_AHEAD rows below in the plane before.
 STEP_OF_ROW = SEGMENT
 STEP_OF_PLANE = SEGMENT * (2 + ROWS_AHEAD)
+"""From a plane to the next of the same group."""
+
+
+def planes_together(columns: int) -> int:
+    """So many planes make a group, coded side by side, each behind the one before: enough for steps of about 256 samples, and
+    few, so that what `regression.py` keeps of them stays in the cache."""
+    return max(4, 2048 // columns)
+
+
+def first_steps(shape: tuple[int, int, int]) -> Ints:
+    """The step of the first sample of each plane (planes,). A group follows as soon as the first plane of the one before ends."""
+    planes, rows, columns = shape
+    together = planes_together(columns)
+    group, place = np.divmod(np.arange(planes), together)
+    result: Ints = group * max(STEP_OF_ROW * rows, STEP_OF_PLANE * together) + place * STEP_OF_PLANE
+    return result
+
+
+def rows_in_order(shape: tuple[int, int, int]) -> tuple[Ints, Ints, Ints]:
+    """`wavefront.rows_in_order` of a chunk of this shape."""
+    return wavefront.rows_in_order(shape, STEP_OF_ROW, first_steps(shape))
+
+
+def steps(shape: tuple[int, int, int]) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """`wavefront.steps` of a chunk of this shape."""
+    return wavefront.steps(shape, STEP_OF_ROW, first_steps(shape))
 
 
 def local(near: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medzip.entropy_model import wavefront
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.features import POSITION_BITS, look
 from medzip.entropy_model.pixel.network import Network
@@ -33,7 +32,7 @@ def visit(
     kernel = kernels.fastest(network.shapes)
     sums = [kernel.layer(layer.linear) for layer in network.layers]
     known, regression = _Known(shape, top << POSITION_BITS), Regression(shape, top << POSITION_BITS)
-    for plane, row, column in wavefront.steps(shape, around.STEP_OF_ROW, around.STEP_OF_PLANE):
+    for plane, row, column in around.steps(shape):
         near, wrong, wrong_fitted = known.around(plane, row, column)
         predicted = regression.predict(near, plane, row, column)
         seen = look(near, wrong, wrong_fitted, plane, predicted, taps, top << POSITION_BITS)

@@ -1,12 +1,12 @@
 """Predictions by least squares over what was decoded around a sample: taps that follow the image and take no bits.
 
-A row is divided into segments of eight samples. Each sample gives an equation: the differences of its neighbours and of itself to
-a local mean, divided by the texture around it. Products of equations are summed for each segment, on top of seven eighths of
-those of the segment above. Where a segment begins, the sums around it, in its own plane and in the plane before, are solved for
-the taps of its samples (after Wu, Barthel and Zhang, "Piecewise 2D autoregression for predictive image coding", ICIP 1998,
-and Li and Orchard, "Edge-directed prediction for lossless compression of natural images", IEEE Transactions on Image Processing
-10 (6), 2001). This is the definition, in
-numpy; `compiled_regression.py` computes the same integers faster.
+A row is divided into segments of eight samples. Each sample gives an equation: the differences of its neighbours and of itself
+to a local mean, divided by the texture around it. Products of equations are summed for each segment, on top of seven eighths of
+those of the segment above. Where a segment begins, the sums around it, in its own plane and in the plane before, if that is of
+the same group, are solved for the taps of its samples (after Wu, Barthel and Zhang, "Piecewise 2D autoregression for predictive
+image coding", ICIP 1998, and Li and Orchard, "Edge-directed prediction for lossless compression of natural images", IEEE
+Transactions on Image Processing 10 (6), 2001). This is the definition, in numpy; `compiled_regression.py` computes the same
+integers faster.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Regression:
 
     def __init__(self, shape: tuple[int, int, int], top: int) -> None:
         planes, rows, columns = shape
-        self._rows, self._top = rows, top
+        self._rows, self._top, self._together = rows, top, around.planes_together(columns)
         # A segment without samples before the first of a row and one behind the last.
         segments = -(-columns // SEGMENT) + 2
         self._sums = np.zeros((planes, segments, ROWS_KEPT, ALL + 1, ALL + 1), np.int64)
@@ -88,7 +88,7 @@ class Regression:
         above = self._sums[plane, segment, (row - 1) % ROWS_KEPT]
         total = 2 * self._sums[plane, segment - 1, row % ROWS_KEPT] + 2 * above
         total += self._sums[plane, segment + 1, (row - 2) % ROWS_KEPT]
-        inside, ahead = plane > 0, np.minimum(row + ROWS_AHEAD, self._rows - 1) % ROWS_KEPT
+        inside, ahead = plane % self._together > 0, np.minimum(row + ROWS_AHEAD, self._rows - 1) % ROWS_KEPT
         for beside, weight in ((-1, 1), (0, 2), (1, 1)):
             before = self._sums[plane - 1, segment + beside, ahead]
             total += weight * np.where(inside[:, None, None], before, 0)
