@@ -11,12 +11,13 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medzip import base_layer, chunk_kinds, stacks
+from medzip import base_layer, chunk_kinds, levels, scaled, stacks
 from medzip.coder.range_coder import Decoder, Encoder
 from medzip.container import cbor
 from medzip.container.checksum import crc32c
@@ -25,7 +26,6 @@ from medzip.entropy_model.contract import Chunk, ChunkHeader, EntropyModel, Requ
 from medzip.entropy_model.registry import digests_for, entropy_model
 from medzip.errors import ArchiveDamagedError, ModelMismatchError, UnsupportedArchiveError, UnsupportedInputError, UsageError
 from medzip.presets import Preset
-from medzip.scaled import from_header, scaled
 
 MODEL = "model"
 BYTE_KINDS = ("zstd", "stored")
@@ -101,6 +101,10 @@ class ChunkCoder:
         crc = samples_crc(planes)
         by_model = self._as_integers(planes, crc) if planes.dtype.kind == "f" else None
         if np.issubdtype(planes.dtype, np.integer):
+            if (found := levels.ranked(planes)) is not None:  # type: ignore[arg-type]  # checked in the line above
+                of_chunk, ranks = found
+                coded = self.encode(ranks)
+                return replace(coded, header={**coded.header, "crc": crc, "levels": of_chunk.header(ranks.dtype)})
             with contextlib.suppress(UnsupportedInputError):  # other kinds take everything
                 by_model = self._by_model(planes, crc)
         if by_model is not None and not self._preset.thorough and _looks_good(by_model, planes):
@@ -114,7 +118,7 @@ class ChunkCoder:
 
     def _as_integers(self, planes: Samples, crc: int) -> CodedChunk | None:
         """Floats that are integers times a slope plus an offset, coded as those; None for others."""
-        found = scaled(planes)
+        found = scaled.scaled(planes)
         if found is None:
             return None
         scaling, integers = found
@@ -198,7 +202,9 @@ def checked_header(header: dict[str, Any], where: str) -> dict[str, Any]:
         case _:
             good = False
     if "blob" in header:
-        good = good and "floats" not in header and is_natural(header["blob"]) and is_natural(header.get("bytes"))
+        good = (
+            good and not {"floats", "levels"} & header.keys() and is_natural(header["blob"]) and is_natural(header.get("bytes"))
+        )
     if not good:
         raise ArchiveDamagedError(f"{where}: expected a chunk header, found something else; restore the archive from a copy")
     return header
@@ -226,10 +232,14 @@ def decode_chunk(
     other numbers than the one that encoded, ModelMissingError where weights are not here. `where` names archive and chunk.
     """
     try:
-        if "floats" not in header:
-            return _decode(header, payload, base, shape, dtype, lambda samples: samples)
-        scaling, coded = from_header(header["floats"], dtype)
-        return _decode(header, payload, base, shape, coded, lambda integers: scaling.floats(integers, dtype))
+        coded, stored_as = dtype, []
+        if "floats" in header:
+            scaling, coded = scaled.from_header(header["floats"], dtype)
+            stored_as.append(lambda integers: scaling.floats(integers, dtype))
+        if "levels" in header:
+            integer, (of_chunk, coded) = coded, levels.from_header(header["levels"], coded)
+            stored_as.append(lambda ranks: of_chunk.samples(ranks, integer))
+        return _decode(header, payload, base, shape, coded, lambda samples: reduce(lambda x, f: f(x), stored_as[::-1], samples))
     except (ArchiveDamagedError, ModelMismatchError) as error:
         raise type(error)(f"{where}: {error}") from error
 
