@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medzip import number_tables
 from medzip.errors import ArchiveDamagedError
 
 MAX_LEVELS = 1 << 16
@@ -45,40 +46,20 @@ class Levels:
 
     def header(self, dtype: np.dtype[Any]) -> dict[str, Any]:
         """What a chunk's header says; `dtype` is that of the ranks."""
-        import zstandard
-
-        steps = np.diff(self.numbers).astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
-        packed = zstandard.ZstdCompressor(level=19).compress(steps)
-        return {"dtype": dtype.newbyteorder("<").str, "first": int(self.numbers[0]), "steps": packed}
+        steps = number_tables.packed(np.diff(self.numbers).astype("<u4"))
+        return {"dtype": dtype.newbyteorder("<").str, "first": int(self.numbers[0]), "steps": steps}
 
 
 def from_header(header: Any, dtype: np.dtype[Any]) -> tuple[Levels, np.dtype[Any]]:
     """The levels that `header` wrote down for integers of `dtype`, and the dtype of ranks; raises ArchiveDamagedError."""
     match header:
         case {"dtype": str(name), "first": int(first), "steps": bytes(packed)} if dtype.kind in "iu" and name in STORED:
-            limits = np.iinfo(dtype)
-            steps = np.frombuffer(_unpacked(packed), np.uint8).reshape(4, -1).T.copy().view("<u4").astype(np.int64).reshape(-1)
-            if steps.all() and limits.min <= first and first + int(steps.sum()) <= min(limits.max, np.iinfo(np.int64).max):
-                return Levels(first + np.concatenate([[0], np.cumsum(steps)])), np.dtype(name)
-    raise _damaged()
-
-
-def _unpacked(packed: bytes) -> bytes:
-    import zstandard
-
-    try:
-        if zstandard.get_frame_parameters(packed).content_size > 4 * MAX_LEVELS:
-            raise _damaged()
-        data = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise _damaged() from error
-    if len(data) % 4:
-        raise _damaged()
-    return data
-
-
-def _damaged() -> ArchiveDamagedError:
-    return ArchiveDamagedError("expected the levels of a chunk, found something else; restore the archive from a copy")
+            table = number_tables.unpacked(packed, MAX_LEVELS)
+            if table is not None:
+                limits, steps = np.iinfo(dtype), np.frombuffer(table, "<u4").astype(np.int64)
+                if steps.all() and limits.min <= first and first + int(steps.sum()) <= min(limits.max, np.iinfo(np.int64).max):
+                    return Levels(first + np.concatenate([[0], np.cumsum(steps)])), np.dtype(name)
+    raise ArchiveDamagedError("expected the levels of a chunk, found something else; restore the archive from a copy")
 
 
 def ranked(samples: Integers) -> tuple[Levels, Integers] | None:

@@ -1,4 +1,4 @@
-"""NDArray[Any] that are integers times a slope plus an offset, as a scanner's samples are once somebody has rescaled them.
+"""Floats that are integers times a slope plus an offset, as a scanner's samples are once somebody has rescaled them.
 
 The integers are coded in their place. Which slope and offset there were is not known and need not be: any two numbers serve
 that give back every float bit for bit, as is proved before they are used. Where the one who rescaled rounded in another way,
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medzip import number_tables
 from medzip.errors import ArchiveDamagedError
 
 MAX_OTHERS = 16
@@ -60,16 +61,11 @@ class Scaling:
 
     def header(self, dtype: np.dtype[Any]) -> dict[str, Any]:
         """What a chunk's header says; `dtype` is that of the integers."""
-        import zstandard
-
         header: dict[str, Any] = {"dtype": dtype.newbyteorder("<").str, "slope": self.slope, "offset": self.offset}
         if self.others:
             header["others"] = [list(pair) for pair in self.others]
         if self.corrections:
-            packed = zstandard.ZstdCompressor(level=19).compress(
-                np.frombuffer(self.corrections, np.uint8).reshape(-1, 4).T.tobytes()
-            )
-            header |= {"first": self.first, "corrections": packed}
+            header |= {"first": self.first, "corrections": number_tables.packed(np.frombuffer(self.corrections, "<i4"))}
         return header
 
 
@@ -89,26 +85,10 @@ def from_header(header: Any, dtype: np.dtype[Any]) -> tuple[Scaling, np.dtype[An
                 and all(0 <= bits >> 8 * dtype.itemsize < 1 for _, bits in others)
             ):
                 pairs = tuple((number, bits) for number, bits in others)
-                return Scaling(slope, offset, pairs, first, _unpacked(packed)), np.dtype(name)
-    raise _damaged()
-
-
-def _unpacked(packed: bytes) -> bytes:
-    import zstandard
-
-    try:
-        if packed and zstandard.get_frame_parameters(packed).content_size > 4 * MAX_CORRECTIONS:
-            raise _damaged()
-        data = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False) if packed else b""
-    except zstandard.ZstdError as error:
-        raise _damaged() from error
-    if len(data) % 4:
-        raise _damaged()
-    return np.frombuffer(data, np.uint8).reshape(4, -1).T.tobytes()
-
-
-def _damaged() -> ArchiveDamagedError:
-    return ArchiveDamagedError("expected a slope and an offset of floats, found something else; restore the archive from a copy")
+                corrections = number_tables.unpacked(packed, MAX_CORRECTIONS) if packed else b""
+                if corrections is not None:
+                    return Scaling(slope, offset, pairs, first, corrections), np.dtype(name)
+    raise ArchiveDamagedError("expected a slope and an offset of floats, found something else; restore the archive from a copy")
 
 
 def scaled(samples: NDArray[Any]) -> tuple[Scaling, Integers] | None:
