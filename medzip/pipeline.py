@@ -209,7 +209,7 @@ def _compress_group(group: sources.Group, target: Path, settings: _Settings) -> 
         if settings.verify:
             prove.prove_written(writer.temporary, table, settings.jobs, progress)
         size = writer.temporary.stat().st_size
-        saving = _content_saving(group, size)
+        saving = None if volumes else _content_saving(group, size)
         writer.publish()
     total = sum(volume.samples.size for volume in volumes)
     made = Compressed(

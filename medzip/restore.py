@@ -22,7 +22,8 @@ from medzip.errors import (
     VerificationError,
 )
 from medzip.outputs import SUFFIX
-from medzip.volume import EncodedFrame, FileSkeleton, Literal, Volume, join
+from medzip.sources.image import without_gz
+from medzip.volume import Deflated, EncodedFrame, FileSkeleton, Literal, Segment, Volume, join
 
 Progress = Callable[[str, int, int], None]
 SALVAGED = ".salvaged"
@@ -172,10 +173,10 @@ def _restore_one(path: Path, expected: dict[str, str] | None, options: Options, 
         waiting.lost += [f"{path}: {what}" for what in archive.lost]
         parts = _salvaged(archive, waiting.lost) if options.salvage else _intact(archive, options.jobs)
         names = set()
-        for file, volumes, whole in parts:
+        for file, volumes, name in parts:
             names.add(file.name)
-            target = targets.get(file.name) or _target(options.folder, file.name)
-            target = target if whole else target.with_name(target.name + SALVAGED)
+            whole = name == file.name
+            target = targets.get(name) or _target(options.folder, name)
             if target in waiting.files:
                 raise UsageError(f"{target}: two archives hold a file of this name; restore them one by one")
             digest = archive.digests.get(file.name) if whole else None
@@ -186,14 +187,15 @@ def _restore_one(path: Path, expected: dict[str, str] | None, options: Options, 
         waiting.repaired += archive.repaired
 
 
-def _intact(archive: Archive, jobs: int) -> Iterator[tuple[FileSkeleton, list[Volume], bool]]:
+def _intact(archive: Archive, jobs: int) -> Iterator[tuple[FileSkeleton, list[Volume], str]]:
     volumes = archive.decode(jobs)
     for file in archive.skeleton().files:
-        yield file, volumes, True
+        yield file, volumes, file.name
 
 
-def _salvaged(archive: Archive, lost: list[str]) -> Iterator[tuple[FileSkeleton, list[Volume], bool]]:
-    """Each file that still has a skeleton, with zeros for lost slices, and whether it is whole; notes what is lost."""
+def _salvaged(archive: Archive, lost: list[str]) -> Iterator[tuple[FileSkeleton, list[Volume], str]]:
+    """Each file that still has a skeleton, with zeros for lost slices, and its name, another if it is not whole; notes what is
+    lost."""
     volumes, missing = [], []
     for index in range(len(archive.volumes)):
         volume, ranges = archive.intact_slices(index)
@@ -209,17 +211,29 @@ def _salvaged(archive: Archive, lost: list[str]) -> Iterator[tuple[FileSkeleton,
         lost += [f"{archive.name}: {file.name}: {what}" for what in gone]
         alone = sum(part.count for part in file.voxels) == 1
         if not (gone and alone):  # a file of one lost slice has nothing left to show
-            yield _without_lost_frames(file, missing), volumes, not gone
+            unpacked = without_gz(file.name) if [type(segment) for segment in file.segments] == [Deflated] else file.name
+            yield _salvageable(file, missing), volumes, unpacked + SALVAGED if gone else file.name
 
 
-def _without_lost_frames(file: FileSkeleton, missing: list[list[range]]) -> FileSkeleton:
-    """The file with an empty fragment for each encoded frame whose slice is lost: its recipe fits no other."""
+def _salvageable(file: FileSkeleton, missing: list[list[range]]) -> FileSkeleton:
+    """The file with an empty fragment for each encoded frame whose slice is lost, as its recipe fits no other, and with deflate
+    streams of lost slices unpacked, as streams of other bytes cannot be rebuilt."""
 
-    def lost(segment: EncodedFrame) -> bool:
-        return segment.voxels is not None and any(segment.voxels.first in run for run in missing[segment.voxels.volume])
+    def intact(segment: Segment) -> bool:
+        runs = FileSkeleton("", (segment,)).voxels
+        return not any(
+            lost.start < run.first + run.count and run.first < lost.stop for run in runs for lost in missing[run.volume]
+        )
 
-    segments = (Literal(NO_FRAGMENT) if isinstance(part, EncodedFrame) and lost(part) else part for part in file.segments)
-    return replace(file, segments=tuple(segments))
+    def kept(segment: Segment) -> tuple[Segment, ...]:
+        match segment:
+            case EncodedFrame() if not intact(segment):
+                return (Literal(NO_FRAGMENT),)
+            case Deflated(segments) if not intact(segment):
+                return tuple(part for inner in segments for part in kept(inner))
+        return (segment,)
+
+    return replace(file, segments=tuple(part for segment in file.segments for part in kept(segment)))
 
 
 def _written(

@@ -14,7 +14,7 @@ from typing import Any
 from medzip.container import cbor
 from medzip.container.sections import is_natural
 from medzip.errors import ArchiveDamagedError
-from medzip.volume import EncodedFrame, FileSkeleton, Interleaved, Literal, Segment, Skeleton, Voxels
+from medzip.volume import Deflated, EncodedFrame, FileSkeleton, Interleaved, Literal, Segment, Skeleton, Voxels
 
 LARGEST_LITERAL = 1 << 16
 LARGEST_OPAQUE = 1 << 11
@@ -30,14 +30,15 @@ def pack(skeleton: Skeleton) -> tuple[bytes, list[bytes]]:
 
     literals: list[bytes] = []
     blobs: list[bytes] = []
-    structure = [
-        [file.name, [entry for segment in file.segments for entry in _pack_segment(segment, literals, blobs)]]
-        for file in skeleton.files
-    ]
+    structure = [[file.name, _pack_segments(file.segments, literals, blobs)] for file in skeleton.files]
     encoded = cbor.encode(structure)
     data = struct.pack("<I", len(encoded)) + encoded + b"".join(literals)
     parameters = zstandard.ZstdCompressionParameters.from_level(LEVEL, enable_ldm=True, source_size=len(data))
     return zstandard.ZstdCompressor(compression_params=parameters).compress(data), blobs
+
+
+def _pack_segments(segments: tuple[Segment, ...], literals: list[bytes], blobs: list[bytes]) -> list[Any]:
+    return [entry for segment in segments for entry in _pack_segment(segment, literals, blobs)]
 
 
 def _pack_segment(segment: Segment, literals: list[bytes], blobs: list[bytes]) -> Iterator[Any]:
@@ -45,6 +46,8 @@ def _pack_segment(segment: Segment, literals: list[bytes], blobs: list[bytes]) -
     interleaved ones [[voxels, ...], [turn, ...]].
 
     An encoded frame is [codec, recipe, lengths, voxels], its recipe as literals are, its voxels [volume, first, dtype] or null.
+    Deflate streams are [length of the side information, segments]; the side information is a literal of whatever length: where
+    a chunk is lost, it is still known how to take the file apart.
     """
     match segment:
         case Voxels():
@@ -55,6 +58,9 @@ def _pack_segment(segment: Segment, literals: list[bytes], blobs: list[bytes]) -
             slices = None if voxels is None else [voxels.volume, voxels.first, voxels.dtype]
             [packed] = _pack_bytes(recipe, LARGEST_OPAQUE, literals, blobs)
             yield [codec, packed, list(lengths), slices]
+        case Deflated(segments, side):
+            literals.append(side)
+            yield [len(side), _pack_segments(segments, literals, blobs)]
         case Literal(data, opaque):
             yield from _pack_bytes(data, LARGEST_OPAQUE if opaque else LARGEST_LITERAL, literals, blobs)
 
@@ -83,41 +89,55 @@ def unpack(payload: bytes, blobs: Mapping[int, bytes], name: str, memory_limit: 
     if 4 + length > len(data):
         raise _damaged(name)
     structure = cbor.decode(data[4 : 4 + length], f"{name}: SKEL", memory_limit)
-    position, files = 4 + length, []
+    reader, files = _Segments(data, 4 + length, blobs, name), []
     try:
         for file_name, entries in structure:
-            segments: list[Segment | None] = []
-            for entry in entries:
-                length = entry[1] if isinstance(entry, list) and len(entry) == 4 else entry
-                end = position + (length if is_natural(length) else 0)
-                segments.append(_unpack_segment(entry, data[position:end], blobs, name))
-                position = end
-            if None not in segments:
-                files.append(FileSkeleton(str(file_name), tuple(segment for segment in segments if segment is not None)))
+            segments = reader.segments(entries)
+            if segments is not None:
+                files.append(FileSkeleton(str(file_name), segments))
     except (TypeError, ValueError) as error:
         raise _damaged(name) from error
-    if position != len(data):
+    if reader.position != len(data):
         raise _damaged(name)
     return Skeleton(tuple(files))
 
 
-def _unpack_segment(entry: Any, literal: bytes, blobs: Mapping[int, bytes], name: str) -> Segment | None:
-    """The segment of an entry, `literal` where it is one; None where it is a blob that is lost."""
-    match entry:
-        case int() if is_natural(entry):
-            return Literal(literal)
-        case [int(number)]:
-            return Literal(blobs[number]) if number in blobs else None
-        case [[_, *_] as runs, list(turns)] if len(runs) == len(turns) and all(map(is_natural, turns)):
-            return Interleaved(tuple(_unpack_run(run, name) for run in runs), tuple(turns))
-        case [str(codec), packed, list(lengths), None | [_, _, _] as slices] if all(map(is_natural, lengths)):
-            recipe = _unpack_segment(packed, literal, blobs, name)
-            voxels = None if slices is None else _unpack_run([*slices[:2], 1, *slices[2:], False], name)
-            if recipe is None:
-                return None
-            if isinstance(recipe, Literal):
-                return EncodedFrame(codec, recipe.data, tuple(lengths), voxels)
-    return _unpack_run(entry, name)
+class _Segments:
+    """Makes segments of their entries, which take literals one after another. A segment of a lost blob is None."""
+
+    def __init__(self, data: bytes, position: int, blobs: Mapping[int, bytes], name: str) -> None:
+        self._data, self.position, self._blobs, self._name = data, position, blobs, name
+
+    def segments(self, entries: Any) -> tuple[Segment, ...] | None:
+        """All segments, None where one of them is lost; either way, their literals are behind."""
+        found = [self._segment(entry) for entry in entries]
+        known = tuple(segment for segment in found if segment is not None)
+        return known if len(known) == len(found) else None
+
+    def _literal(self, length: int) -> bytes:
+        self.position += length
+        return self._data[self.position - length : self.position]
+
+    def _segment(self, entry: Any) -> Segment | None:
+        match entry:
+            case int() if is_natural(entry):
+                return Literal(self._literal(entry))
+            case [int(number)]:
+                return Literal(self._blobs[number]) if number in self._blobs else None
+            case [int(length), list(entries)] if is_natural(length):
+                side = self._literal(length)
+                segments = self.segments(entries)
+                return None if segments is None else Deflated(segments, side)
+            case [[_, *_] as runs, list(turns)] if len(runs) == len(turns) and all(map(is_natural, turns)):
+                return Interleaved(tuple(_unpack_run(run, self._name) for run in runs), tuple(turns))
+            case [str(codec), packed, list(lengths), None | [_, _, _] as slices] if all(map(is_natural, lengths)):
+                recipe = self._segment(packed)
+                voxels = None if slices is None else _unpack_run([*slices[:2], 1, *slices[2:], False], self._name)
+                if recipe is None:
+                    return None
+                if isinstance(recipe, Literal):
+                    return EncodedFrame(codec, recipe.data, tuple(lengths), voxels)
+        return _unpack_run(entry, self._name)
 
 
 def _unpack_run(entry: Any, name: str) -> Voxels:

@@ -1,11 +1,13 @@
 """What flows through medzip: volumes of stored integers, and the files they came from with every other byte.
 
-A file is a sequence of segments: literal bytes, runs of slices of a volume, and frames that a codec makes again. That is all
-`join` needs to give the same bytes back, whatever the format, so a new format is one `split` and nothing else.
+A file is a sequence of segments: literal bytes, runs of slices of a volume, frames that a codec makes again, and deflate
+streams of such segments. That is all `join` needs to give the same bytes back, whatever the format, so a new format is one
+`split` and nothing else.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -88,7 +90,18 @@ class EncodedFrame:
     voxels: Voxels | None = None
 
 
-Segment = Literal | Voxels | Interleaved | EncodedFrame
+@dataclass(frozen=True)
+class Deflated:
+    """Deflate streams and what lies between them: what they hold, as segments, and how they are rebuilt from that.
+
+    `side` is what medzip.sources.wrappers.deflate.rebuilt needs beside the bytes of `segments`.
+    """
+
+    segments: tuple[Segment, ...]
+    side: bytes
+
+
+Segment = Literal | Voxels | Interleaved | EncodedFrame | Deflated
 
 
 def _runs(segment: Segment) -> tuple[Voxels, ...]:
@@ -100,6 +113,8 @@ def _runs(segment: Segment) -> tuple[Voxels, ...]:
             return runs
         case EncodedFrame(voxels=Voxels() as voxels):
             return (voxels,)
+        case Deflated(segments):
+            return tuple(run for inner in segments for run in _runs(inner))
     return ()
 
 
@@ -124,13 +139,20 @@ class Skeleton:
 
 
 def join(file: FileSkeleton, volumes: Sequence[Volume]) -> Iterator[bytes]:
-    """The bytes of a source file, in pieces: the exact inverse of every source's `split`.
+    """The bytes that the segments of a source file stand for, in pieces: the exact inverse of every source's `split`.
 
     Raises ArchiveDamagedError where a segment names slices that its volume does not have, pixels do not take turns, or a recipe
-    does not fit its slice.
+    does not fit its slice, or side information its stream.
     """
     for segment in file.segments:
         match segment:
+            case Deflated(segments, side):
+                from medzip.sources.wrappers import deflate  # as with `encode` below
+
+                content = io.BytesIO()  # grows in place, where joining pieces would hold everything twice
+                for piece in join(FileSkeleton(file.name, segments), volumes):
+                    content.write(piece)
+                yield deflate.rebuilt(content.getvalue(), side, file.name)
             case Literal(data):
                 yield data
             case Voxels():
@@ -138,7 +160,7 @@ def join(file: FileSkeleton, volumes: Sequence[Volume]) -> Iterator[bytes]:
             case Interleaved():
                 yield from _interleaved(file, segment, volumes)
             case EncodedFrame(voxels=voxels):
-                from medzip.sources.encapsulated.frames import encode  # the only way from here into a room, and a heavy one
+                from medzip.sources.encapsulated.frames import encode  # two ways lead from here into a room, both heavy
 
                 yield encode(segment, None if voxels is None else _frames(file, voxels, volumes)[0], file.name)
 

@@ -22,6 +22,7 @@ import medzip
 from medzip import chunks, pipeline, prove, skeleton
 from medzip.archive import Archive
 from medzip.errors import UnsupportedArchiveError, UnsupportedInputError, UsageError, VerificationError
+from medzip.sources.wrappers import deflate
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = [(1, 1, 1), (1, 5, 7), (4, 6, 5), (7, 3, 4), (3, 1, 9), (10, 4, 1), (35, 2, 3)]
@@ -92,14 +93,21 @@ def test_nii_gz_comes_back_as_it_was_or_unpacked_where_asked(tmp_path: Path, gua
     pipeline.verify(made.archive, against=source)
     pipeline.verify(made.archive, against=tmp_path)
     pipeline.decompress(made.archive, tmp_path / "back")
-    if guarantee == "file":
-        assert contents(tmp_path / "back") == files
-        assert made.content_saving is not None
-        [other] = pipeline.compress(source, tmp_path / "content.mdz", guarantee="content")
-        assert abs(made.archive_bytes - other.archive_bytes - made.content_saving) < 0.2 * made.archive_bytes
-    else:
-        assert contents(tmp_path / "back") == {"scan.nii": gzip.decompress(files["scan.nii.gz"])}
-        assert made.content_saving is None
+    unpacked = {"scan.nii": gzip.decompress(files["scan.nii.gz"])}
+    assert contents(tmp_path / "back") == (files if guarantee == "file" else unpacked)
+    assert made.model_share == 1 and made.content_saving is None
+
+
+def test_nii_gz_that_cannot_be_rebuilt_is_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = files_of("nii.gz", smooth((9, 24, 24)))
+    source = written(tmp_path, files) / "scan.nii.gz"
+    monkeypatch.setattr(deflate, "taken_apart", lambda *_, **__: None)
+    [made] = pipeline.compress(source)
+    pipeline.decompress(made.archive, tmp_path / "back")
+    assert contents(tmp_path / "back") == files
+    assert made.model_share == 0 and made.content_saving is not None
+    [other] = pipeline.compress(source, tmp_path / "content.mdz", guarantee="content")
+    assert abs(made.archive_bytes - other.archive_bytes - made.content_saving) < 0.2 * made.archive_bytes
 
 
 def test_a_gzip_file_is_compared_with_itself_and_not_with_another_scan_beside_it(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gzip
 import os
 import random
 import struct
@@ -330,6 +332,11 @@ SKELETONS: dict[str, bytes] = {
     "a map for a slice": packed([["scan.npy", [["rle", 0, [], {"1": 2}]]]]),
     "a slice that is not there": packed([["scan.npy", [["rle", 0, [], [0, 36, "<f4"]]]]]),
     "negative lengths": packed([["scan.npy", [["rle", 0, [-1], [0, 0, "<f4"]]]]]),
+    "side information that is not there": packed([["scan.npy", [[HUGE, [VOXELS]]]]]),
+    "side information for another stream": packed([["scan.npy", [[4, [VOXELS]]]]], b"1234"),
+    "a stream of streams without end": packed(
+        [["scan.npy", [functools.reduce(lambda inner, _: [0, [inner]], range(40), VOXELS)]]]
+    ),
     "a recipe that is not there": packed([["scan.npy", [["rle", HUGE, [], [0, 0, "<f4"]]]]]),
 }
 
@@ -466,6 +473,18 @@ def test_salvage_gives_zeros_for_lost_slices_and_says_which(
     end = len(whole) - len(b"behind the samples")
     assert salvaged == whole[: end - lost] + bytes(lost) + whole[end:]
     assert set(contents(tmp_path / "back")) == {"scan.npy.salvaged"}
+
+
+def test_salvage_of_a_gzip_file_gives_what_it_held(tmp_path: Path) -> None:
+    content = npy(smooth((40, 4, 5)).astype("<f8"))
+    source = written(tmp_path / "source", {"scan.npy.gz": gzip.compress(content)}) / "scan.npy.gz"
+    [made] = pipeline.compress(source, tmp_path / "a.mdz")
+    archive = with_damaged_chunk(Path(made.archive), 0, tmp_path / "damaged.mdz")
+    pipeline.decompress(archive, tmp_path / "back", salvage=True)
+    [(name, salvaged)] = contents(tmp_path / "back").items()
+    header, zeros = len(content) - 40 * 4 * 5 * 8, 4 * 5 * 8
+    assert name == "scan.npy.salvaged" and len(salvaged) == len(content)
+    assert salvaged[: header + zeros] == content[:header] + bytes(zeros)
 
 
 @pytest.mark.parametrize("damage", ["chunk", "truncated"])

@@ -55,7 +55,7 @@ def test_a_folder_is_restored_whole_from_its_groups(tmp_path: Path) -> None:
         ("b.npy.mdz", "npy"),
         ("rest.mdz", "stored"),
         ("sub/deep/a.npy.mdz", "npy"),
-        ("sub/zipped.npy.gz.mdz", "stored"),
+        ("sub/zipped.npy.gz.mdz", "npy"),
     ]
     assert {name: data for group in found for name, data in restored(group).items()} == files
     assert {group.guarantee for group in found} == {"file"}

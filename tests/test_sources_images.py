@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import sys
 from collections.abc import Callable
@@ -273,8 +272,6 @@ def test_stored_members_of_npz_are_volumes(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     first, second = taken_apart(tmp_path / "a.npz", "npz")
     assert (first.samples == arrays["a"]).all() and (second.samples == arrays["b"]).all()
-    np.savez_compressed(tmp_path / "b.npz", **arrays)
-    assert taken_apart(tmp_path / "b.npz", "npz") == []
 
 
 @pytest.mark.parametrize("limit", ["LARGEST_PLANE", "MAX_VOLUMES"])
@@ -374,20 +371,6 @@ def test_pairs_in_a_folder_are_found_in_each_of_its_folders_and_restored(tmp_pat
         "rest.mdz": ("stored", ["alone.mhd", "two/deep/again.mhd"]),
     }
     assert [len(read(group)[1]) for group in groups(tmp_path)] == [1, 0, 1]
-
-
-@pytest.mark.parametrize("packed", [{"a.hdr"}, {"a.img"}, {"a.hdr", "a.img"}])
-def test_pairs_in_gzip_are_found_and_taken_apart_once_they_are_unpacked(packed: set[str], tmp_path: Path) -> None:
-    nibabel.Nifti1Pair(noise((4, 5, 6), "i2"), np.eye(4)).to_filename(tmp_path / "a.hdr")
-    files = {name: (tmp_path / name).read_bytes() for name in ("a.hdr", "a.img")}
-    for name in packed:
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
-        (tmp_path / name).unlink()
-    [group] = groups(tmp_path)
-    assert [groups(path) for path in tmp_path.iterdir()] == [[group]] * 2
-    assert (group.source, len(group.files)) == ("stored", 2)
-    named = [(f"{name}.gz" if name in packed else name, data) for name, data in files.items()]
-    assert len(SOURCES["nifti"].split(named)[1]) == 1
 
 
 def test_a_header_without_its_samples_is_refused_unless_it_is_to_be_stored(tmp_path: Path) -> None:

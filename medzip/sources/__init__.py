@@ -34,6 +34,7 @@ from medzip.sources.nrrd import NrrdSource
 from medzip.sources.par_rec import ParRecSource
 from medzip.sources.tiff import TiffSource
 from medzip.sources.wrappers import gzip
+from medzip.sources.wrappers.streams import opened
 from medzip.volume import Skeleton, Volume
 
 SOURCES: dict[str, Source] = {
@@ -52,6 +53,7 @@ SOURCES: dict[str, Source] = {
 }
 IMAGES = tuple(source for source in SOURCES.values() if isinstance(source, ImageSource))
 IN_GZIP = tuple(source.name for source in IMAGES)
+"""What guarantee 'content' can be given for in gzip: images by themselves."""
 STORED = "stored"
 SUPPORTED = "DICOM, NIfTI, Analyze, MetaImage, NRRD, MGH, AFNI, PAR/REC, MINC, TIFF or NumPy (.npy, .npz)"
 GUARANTEES = ("file", "content")
@@ -66,12 +68,15 @@ class Group:
     'stored' where all files are kept whole. `files` holds (name to be restored, where it lies), sorted by name.
     `guarantee` is 'content' only where the user asked for it and gzip is given up: then the name has lost its '.gz'. It is
     'voxels' only where the user asked for it: then some DICOM files may be restored without their compression.
+    `wrapped` tells that what `source` reads lies in gzip (of a pair, one file or both), each file of which is taken apart if it
+    can be rebuilt, and else kept whole.
     """
 
     name: str
     source: str
     files: tuple[tuple[str, Path], ...]
     guarantee: str = "file"
+    wrapped: bool = False
 
 
 def groups(path: Path, guarantee: str = "file", *, store: bool = False, encapsulated: str = "keep") -> list[Group]:
@@ -101,8 +106,11 @@ def groups(path: Path, guarantee: str = "file", *, store: bool = False, encapsul
         found = [_named_group(path, guarantee, store)]
     else:
         raise broken(str(path), "a file or a folder", "a device, socket or pipe")
-    given_up = encapsulated == "voxels"
-    return [replace(group, guarantee="voxels") if given_up and group.source == "dicom" else group for group in found]
+    return [_without_compression(group) if encapsulated == "voxels" else group for group in found]
+
+
+def _without_compression(group: Group) -> Group:
+    return replace(group, guarantee="voxels") if group.source == "dicom" and not group.wrapped else group
 
 
 def read(group: Group) -> tuple[Skeleton, list[Volume]]:
@@ -113,6 +121,8 @@ def read(group: Group) -> tuple[Skeleton, list[Volume]]:
     files = ((name, _gathered(pieces)) for name, pieces in contents(group))
     if group.source == STORED:
         return Skeleton(tuple(whole(name, data) for name, data in files)), []
+    if group.wrapped:
+        return _unwrapped(SOURCES[group.source], dict(files))
     return SOURCES[group.source].split(files)
 
 
@@ -133,11 +143,11 @@ def original(name: str, path: Path) -> dict[str, Any]:
 
 
 def content_size(group: Group) -> int | None:
-    """The decompressed size in bytes of an image in gzip that is kept whole but need not be; None for any other.
+    """The decompressed size in bytes of an image in gzip; None for any other file.
 
     Where it is not None, guarantee 'content' is possible. Decompresses all of the file.
     """
-    if group.source != STORED or len(group.files) != 1:
+    if not group.wrapped or group.source not in IN_GZIP or len(group.files) > 1:
         return None
     [(name, path)] = group.files
     try:
@@ -185,6 +195,30 @@ def _recognised(path: Path, name: str) -> tuple[Source | None, str | None]:
         raise _unreadable(name, error) from error
 
 
+def _unwrapped(source: Source, files: dict[str, bytes]) -> tuple[Skeleton, list[Volume]]:
+    """Files in gzip as what `source` makes of their content; whole where they cannot be rebuilt, or nothing in them is coded."""
+    kept = {name: whole(name, data) for name, data in files.items()}
+    packed = {name: data for name, data in files.items() if data.startswith(pairs.GZIP_MAGIC)}
+    inside = {name: found for name, data in packed.items() if (found := opened(data, name))}
+    # A header that is not worth its side information is read all the same.
+    heads = {name: gzip.start(data, pairs.MAX_HEADER_BYTES) for name, data in packed.items() if name not in inside}
+    unpacked = files | heads | {name: found.data for name, found in inside.items()}
+    skeleton, volumes = Skeleton(), list[Volume]()
+    while unpacked:
+        try:
+            skeleton, volumes = source.split(unpacked.items())
+            lost = {file.name for file in skeleton.files if file.voxels and file.name in heads}
+        except UnsupportedInputError:
+            lost = heads.keys() & unpacked.keys()
+        if not lost:
+            break
+        unpacked, volumes = {name: data for name, data in unpacked.items() if name not in lost}, []
+    if not volumes:
+        return Skeleton(tuple(kept.values())), []
+    closed = (inside[file.name].closed(file, volumes) if file.name in inside else file for file in skeleton.files)
+    return Skeleton(tuple((kept | {file.name: file for file in closed if file.name not in heads}).values())), volumes
+
+
 def _inside_gzip(path: Path, name: str) -> Source | None:
     """The source that reads what a gzip file holds, as far as its start tells; None for any other file."""
     try:
@@ -192,8 +226,7 @@ def _inside_gzip(path: Path, name: str) -> Source | None:
             head = gzip.start(file.read(16 * HEAD_BYTES), HEAD_BYTES)
     except OSError as error:
         raise _unreadable(name, error) from error
-    source = _detected(head)
-    return source if source and source.name in IN_GZIP else None
+    return _detected(head)
 
 
 def _proven_content_size(source: Source, path: Path, name: str) -> int:
@@ -210,8 +243,8 @@ def _gzip_group(path: Path, name: str, guarantee: str) -> Group | None:
     source = _inside_gzip(path, name)
     if source is None:
         return None
-    if guarantee == "file":
-        return Group(f"{name}.mdz", STORED, ((name, path),))
+    if guarantee == "file" or source.name not in IN_GZIP:
+        return Group(f"{name}.mdz", source.name, ((name, path),), wrapped=True)
     _proven_content_size(source, path, name)
     stored = name[:-3] if PurePosixPath(name).suffix.lower() == ".gz" else name
     return Group(f"{name}.mdz", source.name, ((stored, path),), "content")
@@ -236,7 +269,7 @@ def _pair_with(path: Path) -> Group | None:
 
 def _pair_group(pair: pairs.Pair, files: Mapping[str, Path]) -> Group:
     members = tuple((_portable(name), files[name]) for name in sorted((pair.header, pair.data)))
-    return Group(f"{pair.header}.mdz", STORED if pair.packed else pair.source, members)
+    return Group(f"{pair.header}.mdz", pair.source, members, wrapped=pair.packed)
 
 
 def _file_group(path: Path, guarantee: str) -> Group:
@@ -255,16 +288,25 @@ def _group_in_folder(path: Path, name: str, guarantee: str) -> Group | None:
     try:
         source, archive = _recognised(path, name)
         if source is None:
-            return _gzip_group(path, name, guarantee)
+            group = _gzip_group(path, name, guarantee)
+            return group if group is None or group.source in IN_GZIP else _series_group(group)
     except UnsupportedInputError:
         return None
     return Group(archive, source.name, ((name, path),)) if archive else None
 
 
+def _series_group(group: Group) -> Group | None:
+    """The group of a DICOM file in gzip, named after its series; None where it has no pixels."""
+    [(name, path)] = group.files
+    content = _gathered(gzip.pieces(path, name))
+    archive = SOURCES[group.source].archive_name(io.BytesIO(content), len(content), name)
+    return replace(group, name=archive) if archive else None
+
+
 def _folder_groups(folder: Path, guarantee: str) -> list[Group]:
     files = dict(_walk(folder))
     own: list[Group] = []
-    shared: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    shared: dict[tuple[str, str, bool], list[tuple[str, Path]]] = {}
     restored = set(files)
     for pair in pairs.among(files, IMAGES):
         own.append(_pair_group(pair, files))
@@ -277,14 +319,14 @@ def _folder_groups(folder: Path, guarantee: str) -> list[Group]:
             restored.add(group.files[0][0])
             own.append(group)
         else:
-            key = (group.name, group.source) if group else ("rest.mdz", STORED)
+            key = (group.name, group.source, group.wrapped) if group else ("rest.mdz", STORED, False)
             shared.setdefault(key, []).append((name, path))
     taken = {group.name.casefold() for group in own}
-    for (archive, source), members in shared.items():
+    for (archive, source, wrapped), members in shared.items():
         while archive.casefold() in taken:
             archive = f"_{archive}"
         taken.add(archive.casefold())
-        own.append(Group(archive, source, tuple(members)))
+        own.append(Group(archive, source, tuple(members), wrapped=wrapped))
     return sorted(own, key=lambda group: group.name)
 
 

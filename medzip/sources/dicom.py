@@ -25,6 +25,8 @@ from medzip.sources.contract import literals, native, whole
 from medzip.sources.dicom_elements import EXPLICIT_LITTLE, PREAMBLE_BYTES, Element, Elements
 from medzip.sources.encapsulated.contract import Layout
 from medzip.sources.encapsulated.frames import EncodedFrames, encoded_frames
+from medzip.sources.wrappers.deflate.framing import framed
+from medzip.sources.wrappers.streams import Opened, opened
 from medzip.volume import FileSkeleton, Segment, Skeleton, Volume, Voxels
 
 TRANSFER_SYNTAX = 0x00020010
@@ -48,16 +50,22 @@ TEXTS = {SERIES, INSTANCE_NUMBER, POSITION, ORIENTATION, PHOTOMETRIC, NUMBER_OF_
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 # Byte order of the pixels. The last one is General Electric's: a little endian data set with big endian pixels.
 NATIVE = {"": "<", "1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", BIG_ENDIAN: ">", "1.2.840.113619.5.2": ">"}
-DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
+NATIVE["1.2.840.10008.1.2.1.99"] = "<"  # once it is inflated
+DEFLATED = "1.2.840.10008.1.2.1.99"
+NOT_LOOKED_INTO = {"1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
+"""Deflated data sets whose pixels are on a server."""
+LARGEST_INFLATED = 1 << 30
 MAX_NUMBER = 1e9  # in millimetres as well as in frames
 SUBSAMPLED = {"YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"}
 
 
 @dataclass
 class Header:
-    """What a file says about its pixels; nothing here is needed to restore it."""
+    """What a file says about its pixels; nothing here is needed to restore it. `deflated` is where a data set begins that is
+    deflated and was not looked into."""
 
     transfer_syntax: str = ""
+    deflated: int | None = None
     numbers: dict[int, int] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
     pixels: Element | None = None
@@ -101,10 +109,10 @@ def _text(value: bytes) -> str:
     return value.decode("ascii", "replace").strip("\0 ")
 
 
-def scan(file: BinaryIO, size: int, name: str) -> Header:
+def scan(file: BinaryIO, size: int, name: str, *, inflated: bool = False) -> Header:
     """Reads a file's header up to its pixel data; raises UnsupportedInputError where elements do not fit the file.
 
-    A deflated data set is not looked into, so it has neither numbers nor pixels here.
+    A deflated data set is not looked into, so it has neither numbers nor pixels here, unless `file` has it `inflated`.
     """
     elements, header = Elements(file, size, name), Header()
     offset = PREAMBLE_BYTES if elements.bytes_at(128, 4) == b"DICM" else 0
@@ -113,7 +121,9 @@ def scan(file: BinaryIO, size: int, name: str) -> Header:
         if element.tag == TRANSFER_SYNTAX:
             header.transfer_syntax = _text(elements.value(element))
         offset = elements.end_of(element, EXPLICIT_LITTLE)
-    if header.transfer_syntax in DEFLATED:
+    if header.transfer_syntax == DEFLATED and not inflated:
+        header.deflated = offset
+    if header.deflated is not None or header.transfer_syntax in NOT_LOOKED_INTO:
         return header
     # Files without a transfer syntax tell the byte order by their first group, which is below 256.
     bare_big = not header.transfer_syntax and elements.bytes_at(offset, 1) == b"\0"
@@ -129,6 +139,15 @@ def scan(file: BinaryIO, size: int, name: str) -> Header:
         elif element.tag in TEXTS:
             header.texts[element.tag] = _text(elements.value(element))
     return header
+
+
+def _scan_inflated(file: BinaryIO, header: Header, name: str) -> Header:
+    """The header of a file whose data set is deflated; without pixels where that is damaged."""
+    start = header.deflated or 0
+    file.seek(0)
+    head, found = file.read(start), framed(file.read(), raw=True, most=LARGEST_INFLATED)
+    content = head + found.content if found else b""
+    return scan(io.BytesIO(content), len(content), name, inflated=True) if found else header
 
 
 def _dtype(header: Header, pixels: Element) -> np.dtype[np.generic] | None:
@@ -281,8 +300,7 @@ class _Packed:
         return dicom_packed.taken_apart(self.name, self.data, self.pixels, volume) or (whole(self.name, self.data), [])
 
 
-def _take_apart(name: str, data: bytes) -> _Image | _Packed | FileSkeleton:
-    header = scan(io.BytesIO(data), len(data), name)
+def _take_apart(name: str, data: bytes, header: Header) -> _Image | _Packed | FileSkeleton:
     if frames := frames_of(header):
         return _Image(name, data, header, frames)
     if pixels := packed_pixels(header):
@@ -323,6 +341,8 @@ class DicomSource:
     def archive_name(self, file: BinaryIO, size: int, name: str) -> str | None:
         """'series-<digest>.mdz', the digest over series (or folder, where a file names no series), orientation and size."""
         header = scan(file, size, name)
+        if header.deflated is not None:
+            header = _scan_inflated(file, header, name)
         if header.pixels is None:
             return None
         series = header.texts.get(SERIES) or ("folder", str(PurePosixPath(name).parent))
@@ -330,7 +350,19 @@ class DicomSource:
         return f"series-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.mdz"
 
     def split(self, files: Iterable[tuple[str, bytes]]) -> tuple[Skeleton, list[Volume]]:
-        parts = [_take_apart(name, data) for name, data in files]
+        inside: dict[str, Opened] = {}
+        parts: list[_Image | _Packed | FileSkeleton] = []
+        for name, data in files:
+            header = scan(io.BytesIO(data), len(data), name)
+            found = None if header.deflated is None else opened(data, name, header.deflated, raw=True)
+            if found:
+                header = scan(io.BytesIO(found.data), len(found.data), name, inflated=True)
+            part = _take_apart(name, found.data if found else data, header)
+            if found and isinstance(part, FileSkeleton):
+                part = whole(name, data)
+            elif found:
+                inside[name] = found
+            parts.append(part)
         stacks: dict[object, list[_Image]] = {}
         for part in parts:
             if isinstance(part, _Image):
@@ -345,4 +377,5 @@ class DicomSource:
             images.sort(key=lambda image: slice_order(image.header, image.name))
             skeletons |= {image.name: image.skeleton(len(volumes), first) for first, image in enumerate(images)}
             volumes.append(_stack(images))
+        skeletons |= {name: found.closed(skeletons[name], volumes) for name, found in inside.items()}
         return Skeleton(tuple(skeletons[part.name] for part in parts)), volumes

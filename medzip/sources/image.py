@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzip.sources.contract import HEAD_BYTES, broken, literals, native, volume_shape, whole
+from medzip.sources.wrappers.streams import Opened, opened
 from medzip.volume import FileSkeleton, Interleaved, Segment, Skeleton, Volume, Voxels
 
 MAX_COMPONENTS = 1024
@@ -94,6 +95,16 @@ def take_apart(name: str, data: bytes, images: Sequence[Image]) -> tuple[FileSke
     return FileSkeleton(name, (*segments, *literals(data[position:]))), volumes
 
 
+def take_apart_opened(name: str, data: bytes, inside: Opened, images: Sequence[Image]) -> tuple[FileSkeleton, list[Volume]]:
+    """`take_apart` of a file whose streams were opened, the places of images being those in the opened file."""
+    runs = [(offset, offset + one.run_bytes) for one in images for offset in one.offsets]
+    if all(start >= 0 and end <= len(inside.data) and inside.apart(start, end) for start, end in runs):
+        taken, volumes = take_apart(name, inside.data, images)
+        if volumes:
+            return inside.closed(taken, volumes), volumes
+    return whole(name, data), []
+
+
 def _segments(one: Image, volume: int) -> list[tuple[int, int, Segment]]:
     """(start, end, segment) of every run of an image whose first volume is number `volume`."""
     placed: list[tuple[int, int, Segment]] = []
@@ -154,7 +165,8 @@ def numbers(text: str, count: int) -> NDArray[np.float64] | None:
 
 
 class ImageSource(ABC):
-    """A format with one header a file; `images` is all that a new one has to tell, and `partners` where samples lie apart.
+    """A format with one header a file; `images` is all that a new one has to tell, `partners` where samples lie apart, and
+    `stream` where they are compressed.
 
     A pair is named after its header. Headers of pairs are known by the endings `header_suffixes` (lower case).
     """
@@ -167,11 +179,19 @@ class ImageSource(ABC):
 
     @abstractmethod
     def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:
-        """What the file's header says; none where samples are compressed or of a kind that no volume holds.
+        """What the file's header says; none where samples are of a kind that no volume holds.
 
-        `size` is the length of the file that the samples lie in: `file` itself, or its partner. Raises UnsupportedInputError
-        where the header breaks the rules of its format.
+        `size` is the length of the file that the samples lie in: `file` itself, or its partner. Where they are in a stream, size
+        and offsets are those of a file with the content in its place. Raises UnsupportedInputError where the header breaks the
+        rules of its format.
         """
+
+    def stream(self, file: BinaryIO, name: str) -> int | None:  # noqa: ARG002, every format is called with all of these
+        """Where the gzip or zlib stream begins that fills the file with the samples up to its end; None where there is none.
+
+        Raises UnsupportedInputError as `images` does.
+        """
+        return None
 
     def partners(self, file: BinaryIO, name: str) -> tuple[str, ...]:  # noqa: ARG002, every format is called with all of these
         """The names that the file with the samples may have, in the folder of its header; none where they lie in `file`.
@@ -181,8 +201,12 @@ class ImageSource(ABC):
         return ()
 
     def checked(self, file: BinaryIO, size: int, name: str) -> list[Image]:
-        """`images`, after all were found to lie inside the file with the samples."""
+        """`images`, after all were found to lie inside the file with the samples; none where they are in a stream."""
+        inside = self.stream(file, name) is not None
+        file.seek(0)
         images = self.images(file, size, name)
+        if inside:
+            return []
         for one in images:
             if min(one.offsets) < 0 or one.end > size:
                 raise broken(name, f"{one.end} bytes of samples, as its header says", f"{size}")
@@ -199,14 +223,24 @@ class ImageSource(ABC):
         given = dict(files)
         header = next(name for name in given if len(given) == 1 or self._is_header(given, name))
         data = next((name for name in given if name != header), header)
-        images = self.checked(io.BytesIO(given[header]), len(given[data]), header)
-        taken, volumes = take_apart(data, given[data], images)
+        taken, volumes = self.taken(header, given[header], data, given[data])
         skeletons = {name: whole(name, content) for name, content in given.items()} | {data: taken}
         return Skeleton(tuple(skeletons.values())), volumes
+
+    def taken(self, header_name: str, header: bytes, name: str, data: bytes) -> tuple[FileSkeleton, list[Volume]]:
+        """The file with the samples as segments, and its volumes; whole where they are in a stream that cannot be made again, or
+        that holds too little."""
+        start = self.stream(io.BytesIO(header), header_name)
+        if start is None:
+            return take_apart(name, data, self.checked(io.BytesIO(header), len(data), header_name))
+        inside = opened(data, name, start)
+        if inside is None:
+            return whole(name, data), []
+        return take_apart_opened(name, data, inside, self.images(io.BytesIO(header), len(inside.data), header_name))
 
     def _is_header(self, given: dict[str, bytes], name: str) -> bool:
         path = PurePosixPath(without_gz(name))
         if path.suffix.lower() not in self.header_suffixes or not self.detect(given[name][:HEAD_BYTES]):
             return False
-        others = {PurePosixPath(without_gz(other)).name for other in given if other != name}
+        others = {PurePosixPath(written).name for other in given if other != name for written in (other, without_gz(other))}
         return bool(others & set(self.partners(io.BytesIO(given[name]), path.name)))

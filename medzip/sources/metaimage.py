@@ -1,6 +1,6 @@
 """MetaImage: .mha, and .mhd beside a file of samples (MetaIO documentation of ITK, "MetaImage" and "MetaObject").
 
-Compressed samples, those written as text and those in several files are kept as they lie.
+Samples written as text and those in several files are kept as they lie.
 """
 
 from __future__ import annotations
@@ -90,14 +90,19 @@ class MetaImageSource(ImageSource):
         data = fields(file, name)[0][LAST]
         return () if data.upper() == "LOCAL" or SEVERAL_FILES.search(data) else (plain_name(data, name),)
 
+    def stream(self, file: BinaryIO, name: str) -> int | None:
+        found, end = fields(file, name)
+        if not _is_true(found.get("CompressedData", "")) or SEVERAL_FILES.search(found[LAST]):
+            return None
+        return end if found[LAST].upper() == "LOCAL" else 0
+
     def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:
         found, end = fields(file, name)
         axes = _integers(found.get("DimSize", ""), name, "DimSize")
         if len(axes) > 10 or min(axes) < 1 or _integers(found.get("NDims", ""), name, "NDims") != [len(axes)]:
             raise broken(name, "axes of positive length, as many as NDims says", f"{len(axes)} of them")
         kind = TYPES.get(found.get("ElementType", "").removesuffix("_ARRAY"))
-        plain = _is_true(found.get("BinaryData", "")) and not _is_true(found.get("CompressedData", ""))
-        if kind is None or not plain or SEVERAL_FILES.search(found[LAST]):
+        if kind is None or not _is_true(found.get("BinaryData", "")) or SEVERAL_FILES.search(found[LAST]):
             return []
         big = _is_true(found.get("BinaryDataByteOrderMSB", found.get("ElementByteOrderMSB", "")))
         count = _integers(found.get("ElementNumberOfChannels", "1"), name, "ElementNumberOfChannels")[0]

@@ -1,6 +1,6 @@
 """NRRD: attached and detached headers (Definition of NRRD File Format, teem.sourceforge.net/nrrd/format.html).
 
-Samples in an encoding other than raw, and those in several files, are kept as they lie.
+Samples in an encoding other than raw and gzip, and those in several files, are kept as they lie.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ TYPES = {
     "double": "f8",
 }
 SEVERAL_FILES = re.compile(r"^LIST\b|%")
+GZIP = {"gzip", "gz"}
 IN_SPACE = {"domain", "space", "time", "???", "none"}
 """Kinds of axes that are no components of a pixel."""
 
@@ -49,6 +50,10 @@ class Header:
     @property
     def data_file(self) -> str:
         return self.get("data file", "datafile")
+
+    @property
+    def encoding(self) -> str:
+        return self.get("encoding").lower()
 
 
 def parse(file: BinaryIO, name: str) -> Header:
@@ -78,21 +83,29 @@ def _whole_number(text: str, name: str, what: str) -> int:
         raise broken(name, f"a whole number as {what}", "something else") from error
 
 
-def _offset(header: Header, file: BinaryIO, size: int, length: int, name: str) -> int:
-    """Where `length` bytes of samples begin: behind the lines and bytes to be skipped, -1 for the last bytes of the file."""
+def _behind_lines(header: Header, file: BinaryIO, name: str) -> int | None:
+    """Where the samples or their stream begin, behind the lines to be skipped; None for lines of another file."""
     lines = _whole_number(header.get("line skip", "lineskip") or "0", name, "line skip")
-    skipped = _whole_number(header.get("byte skip", "byteskip") or "0", name, "byte skip")
-    if lines < 0 or skipped < -1:
-        raise broken(name, "a line skip of 0 or more and a byte skip of -1 or more", f"{lines} and {skipped}")
-    if skipped == -1:
-        return size - length
+    if lines < 0:
+        raise broken(name, "a line skip of 0 or more", f"{lines}")
     if header.data_file:
-        return skipped if not lines else -1
+        return None if lines else 0
     file.seek(header.end)
     for _ in range(lines):
         if not file.readline(MAX_HEADER_BYTES).endswith(b"\n"):
             raise broken(name, f"{lines} lines to skip", "fewer")
-    return file.tell() + skipped
+    return file.tell()
+
+
+def _offset(header: Header, file: BinaryIO, size: int, length: int, name: str) -> int:
+    """Where `length` bytes of samples begin: behind the lines and bytes to be skipped, -1 for the last bytes of the file."""
+    skipped = _whole_number(header.get("byte skip", "byteskip") or "0", name, "byte skip")
+    if skipped < -1:
+        raise broken(name, "a byte skip of -1 or more", f"{skipped}")
+    start = _behind_lines(header, file, name)
+    if skipped == -1:
+        return size - length
+    return -1 if start is None else start + skipped
 
 
 def _affine(header: Header, axes: int) -> NDArray[np.float64] | None:
@@ -120,6 +133,11 @@ class NrrdSource(ImageSource):
         data = parse(file, name).data_file
         return () if not data or SEVERAL_FILES.search(data) else (plain_name(data, name),)
 
+    def stream(self, file: BinaryIO, name: str) -> int | None:
+        header = parse(file, name)
+        several = bool(SEVERAL_FILES.search(header.data_file))
+        return _behind_lines(header, file, name) if header.encoding in GZIP and not several else None
+
     def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:
         header = parse(file, name)
         axes = [_whole_number(text, name, "an axis of sizes") for text in header.get("sizes").split()]
@@ -127,7 +145,7 @@ class NrrdSource(ImageSource):
             raise broken(name, "1 to 16 axes of positive length in sizes", f"{len(axes)} of them")
         kind = TYPES.get(header.get("type").lower())
         several = bool(SEVERAL_FILES.search(header.data_file))
-        if kind is None or several or header.get("encoding").lower() != "raw":
+        if kind is None or several or header.encoding not in {"raw", *GZIP}:
             return []
         order = {"little": "<", "big": ">"}.get(header.get("endian").lower(), "" if kind[1] == "1" else "?")
         if order == "?":

@@ -25,7 +25,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Pair:
-    """Names of a header and of the file with its samples; `packed` tells that one of them is in gzip."""
+    """Names of a header and of the file with its samples; `packed` tells that one of them is in gzip, and its header does not
+    say so."""
 
     header: str
     data: str
@@ -99,8 +100,9 @@ def _pair_of(name: str, files: Mapping[str, Path], sources: tuple[ImageSource, .
         data = next((other for other in _places(name, wanted) if other in files), None)
         if data is None:
             raise broken(name, f"the file with its samples, {wanted[0]}, beside it", "no such file")
+        inside = source.stream(_from_start(header), own) is not None
         with _header(files[data], data) as (_, packed_data):
-            if packed or packed_data:
+            if packed or (packed_data and not inside):
                 return Pair(name, data, source.name, True)
         source.checked(_from_start(header), _size(files[data], data), name)
         return Pair(name, data, source.name, False)

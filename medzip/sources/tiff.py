@@ -1,12 +1,13 @@
-"""TIFF and BigTIFF (TIFF Revision 6.0, Adobe 1992; BigTIFF of libtiff): pages whose strips or tiles are not compressed.
+"""TIFF and BigTIFF (TIFF Revision 6.0, Adobe 1992; BigTIFF of libtiff): pages of strips or tiles, plain or deflated.
 
-Compressed pages are kept as they lie.
+Pages in another compression, and deflated differences (predictors), are kept as they lie.
 """
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import BinaryIO
@@ -14,18 +15,21 @@ from typing import BinaryIO
 import numpy as np
 
 from medzip.sources.contract import broken
-from medzip.sources.image import MAX_COMPONENTS, Dtype, Image, ImageSource
+from medzip.sources.image import MAX_COMPONENTS, Dtype, Image, ImageSource, take_apart_opened
+from medzip.sources.wrappers.streams import Opened, opened_at
+from medzip.volume import FileSkeleton, Volume
 
 MAX_PAGES = 1 << 16
 MAX_VALUES = 1 << 22
 WIDTH, LENGTH, BITS, COMPRESSION, FILL_ORDER = 256, 257, 258, 259, 266
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 277, 278, 279, 284
-TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, SAMPLE_FORMAT = 322, 323, 324, 339
+PREDICTOR, TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_BYTES, SAMPLE_FORMAT = 317, 322, 323, 324, 325, 339
 WANTED = {WIDTH, LENGTH, BITS, COMPRESSION, FILL_ORDER, STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR}
-WANTED |= {TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, SAMPLE_FORMAT}
+WANTED |= {PREDICTOR, TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_BYTES, SAMPLE_FORMAT}
 TYPES = {3: "H", 4: "I", 16: "Q", 13: "I", 18: "Q"}
 """SHORT, LONG, LONG8 and the two kinds of IFD offsets."""
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+NONE, DEFLATE, OLD_DEFLATE = 1, 8, 32946
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,45 @@ def _words(tags: dict[int, tuple[int, ...]], order: str) -> tuple[Dtype, ...]:
     kind = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}.get(formats[0])
     sizes = (16, 32, 64) if kind == "f" else (8, 16, 32, 64)
     alike = len(set(bits)) == 1 and len(set(formats)) == 1
-    if tags.get(COMPRESSION, (1,))[0] != 1 or tags.get(FILL_ORDER, (1,))[0] != 1 or not alike or kind is None:
+    if tags.get(COMPRESSION, (NONE,))[0] != NONE or tags.get(FILL_ORDER, (1,))[0] != 1 or not alike or kind is None:
         return ()
     if bits[0] not in sizes or not 1 <= samples <= MAX_COMPONENTS:
         return ()
     return (np.dtype(f"{order}{kind}{bits[0] // 8}"),) * samples
+
+
+def deflated(tags: dict[int, tuple[int, ...]], order: str) -> tuple[tuple[int, int, int], ...]:
+    """(start, end, bytes of content) of the zlib streams of a page; none where it is not to be coded."""
+    if tags.get(COMPRESSION, (NONE,))[0] not in (DEFLATE, OLD_DEFLATE) or tags.get(PREDICTOR, (1,))[0] != 1:
+        return ()
+    words = _words(tags | {COMPRESSION: (NONE,)}, order)
+    tiled = TILE_OFFSETS in tags
+    offsets, lengths = (tags.get(tag, ()) for tag in ((TILE_OFFSETS, TILE_BYTES) if tiled else (STRIP_OFFSETS, STRIP_BYTES)))
+    if not words or not tags.keys() >= {WIDTH, LENGTH} or len(offsets) != len(lengths):
+        return ()
+    planes = len(words) if tags.get(PLANAR, (1,))[0] == 2 else 1
+    pixel = sum(word.itemsize for word in words) // planes
+    columns, rows = ((tags.get(tag, (0,))[0]) for tag in ((TILE_WIDTH, TILE_LENGTH) if tiled else (WIDTH, LENGTH)))
+    height = rows if tiled else min(tags.get(ROWS_PER_STRIP, (rows,))[0], rows)
+    if height < 1:
+        return ()
+    each = [columns * pixel * min(height, rows - start) for start in range(0, rows, height)] * (1 if tiled else planes)
+    sizes = each * len(offsets) if tiled else each
+    places = zip(offsets, lengths, sizes, strict=False)
+    return tuple((start, start + length, size) for start, length, size in places) if len(sizes) == len(offsets) else ()
+
+
+def _opened(
+    tags: dict[int, tuple[int, ...]], streams: Sequence[tuple[int, int, int]], begins: Sequence[int], inside: Opened
+) -> dict[int, tuple[int, ...]]:
+    """The tags that a page has in the opened file, where its streams have their content at `begins`; none if it is not there."""
+    key, lengths = (TILE_OFFSETS, TILE_BYTES) if TILE_OFFSETS in tags else (STRIP_OFFSETS, STRIP_BYTES)
+    if not streams:
+        moved = tuple(inside.moved(offset) for offset in tags.get(key, ()))
+        return {} if -1 in moved else tags | {key: moved}
+    if -1 in begins:
+        return {}
+    return tags | {COMPRESSION: (NONE,), key: tuple(begins), lengths: tuple(size for _, _, size in streams)}
 
 
 def page(tags: dict[int, tuple[int, ...]], order: str) -> Page | None:
@@ -141,18 +179,34 @@ class TiffSource(ImageSource):
 
     def images(self, file: BinaryIO, size: int, name: str) -> list[Image]:
         directories = _Directories(file, size, name)
-        alike: dict[tuple[object, ...], list[Page]] = {}
-        for tags in directories:
-            found = page(tags, directories.order)
-            if found and all(offset + _page_bytes(found) <= size for offset in found.offsets):
-                alike.setdefault((found.rows, found.columns, found.words, found.planar), []).append(found)
-        return [
-            Image(
-                tuple(offset for one in pages for offset in one.offsets), 1, first.rows, first.columns, first.words, first.planar
-            )
-            for first, *rest in alike.values()
-            for pages in [[first, *rest]]
+        return _volumes(directories, directories.order, size)
+
+    def taken(self, header_name: str, header: bytes, name: str, data: bytes) -> tuple[FileSkeleton, list[Volume]]:
+        directories = _Directories(io.BytesIO(data), len(data), name)
+        pages, order = list(directories), directories.order
+        streams = [deflated(tags, order) for tags in pages]
+        if not any(streams):
+            return super().taken(header_name, header, name, data)
+        inside = opened_at(data, name, [place for places in streams for place in places], raw=False)
+        begins = iter(inside.begins)
+        tags = [
+            _opened(tags, places, [next(begins) for _ in places], inside) for tags, places in zip(pages, streams, strict=True)
         ]
+        return take_apart_opened(name, data, inside, _volumes(tags, order, len(inside.data)))
+
+
+def _volumes(pages: Iterable[dict[int, tuple[int, ...]]], order: str, size: int) -> list[Image]:
+    """The images of a file's pages, those of one size and type together."""
+    alike: dict[tuple[object, ...], list[Page]] = {}
+    for tags in pages:
+        found = page(tags, order)
+        if found and all(offset + _page_bytes(found) <= size for offset in found.offsets):
+            alike.setdefault((found.rows, found.columns, found.words, found.planar), []).append(found)
+    return [
+        Image(tuple(offset for one in pages for offset in one.offsets), 1, first.rows, first.columns, first.words, first.planar)
+        for first, *rest in alike.values()
+        for pages in [[first, *rest]]
+    ]
 
 
 def _page_bytes(one: Page) -> int:
