@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
+import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +20,10 @@ from medzip.chunks import BYTE_KINDS, checked_header, decode_chunk, in_order
 from medzip.container.reader import MEMORY_LIMIT, ArchiveReader
 from medzip.container.sections import is_natural
 from medzip.errors import ArchiveDamagedError, UnsupportedArchiveError
+from medzip.lazy_volume import LazyVolume
 from medzip.volume import PACKED, Skeleton, Volume, Voxels
 
 REMEMBERED_CHUNKS = 2
-SAMPLE_DTYPE = re.compile(r"\|[iu]1|<[iu][248]|<f[248]")
 
 
 @dataclass(frozen=True)
@@ -34,65 +35,6 @@ class _Place:
     count: int
 
 
-class LazyVolume:
-    """A volume of an archive: indexing with slices along the first axis decodes only the chunks touched.
-
-    `shape` is (slices, rows, columns[, 3]), `dtype` that of the stored samples, `affine` 4x4 in millimetres or None.
-    Every access may raise ArchiveDamagedError, ModelMismatchError, ModelMissingError or StorageError.
-    """
-
-    def __init__(self, archive: Archive, index: int, record: dict[str, Any]) -> None:
-        self._archive, self._index = archive, index
-        shape, dtype, affine = record.get("shape"), record.get("dtype"), record.get("affine")
-        if not (isinstance(shape, list) and all(is_natural(n) and n for n in shape)):
-            raise archive.damaged(f"a shape of volume {index}")
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != stacks.PLANES_PER_STACK):
-            raise archive.damaged(f"volume {index} as slices x rows x columns")
-        if not (isinstance(dtype, str) and SAMPLE_DTYPE.fullmatch(dtype)):
-            raise archive.damaged(f"a dtype of samples for volume {index}")
-        if not (affine is None or (isinstance(affine, list) and [type(n) for n in affine] == [float] * 16)):
-            raise archive.damaged(f"an affine of 16 numbers for volume {index}")
-        self.shape: tuple[int, ...] = tuple(shape)
-        self.dtype = np.dtype(dtype).newbyteorder("=")
-        self.affine = None if affine is None else np.array(affine).reshape(4, 4)
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def planes(self) -> int:
-        """Slices, or colours of all frames: what chunks count."""
-        return self.shape[0] * (stacks.PLANES_PER_STACK if self.ndim == 4 else 1)
-
-    @property
-    def plane_bytes(self) -> int:
-        return self.shape[1] * self.shape[2] * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        samples: NDArray[Any] = self[:]
-        return samples if dtype is None else samples.astype(dtype, copy=bool(copy))
-
-    def __getitem__(self, key: Any) -> Any:
-        """What numpy's indexing gives; where the first index is an integer or a slice, only what it names is decoded."""
-        first, *rest = key if isinstance(key, tuple) and key else (key,)
-        if isinstance(first, int | np.integer) and not isinstance(first, bool):
-            if not -len(self) <= first < len(self):
-                raise IndexError(f"slice {first} of {len(self)}")
-            begin = int(first) % len(self)
-            return self._archive.slices(self._index, begin, begin + 1)[(0, *rest)]
-        if not isinstance(first, slice):
-            return self._archive.slices(self._index, 0, len(self))[key]
-        wanted = range(*first.indices(len(self)))
-        begin, end = (min(wanted), max(wanted) + 1) if wanted else (0, 0)
-        samples = self._archive.slices(self._index, begin, end)
-        picked = samples[wanted.start - begin :: wanted.step][: len(wanted)] if wanted else samples
-        return picked[(slice(None), *rest)]
-
-
 class Archive:
     """An open archive; a context manager. `volumes` hold the samples, `head` and `files` what the archive says of itself.
 
@@ -100,8 +42,9 @@ class Archive:
     (with `salvage`: not that they cover it). Raises what ArchiveReader raises.
     """
 
-    def __init__(self, path: Path, *, memory_limit: int = MEMORY_LIMIT, salvage: bool = False) -> None:
+    def __init__(self, path: Path | str, *, memory_limit: int = MEMORY_LIMIT, salvage: bool = False) -> None:
         self._reader = (ArchiveReader.salvage if salvage else ArchiveReader)(path, memory_limit=memory_limit)
+        self._source = path
         self._memory_limit, self._salvage = memory_limit, salvage
         self.name = str(path)
         self.head, self.files = self._reader.head, self._reader.files
@@ -116,6 +59,10 @@ class Archive:
 
     def __enter__(self) -> Self:
         return self
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        source = self._source.absolute() if isinstance(self._source, Path) else self._source
+        return _reopened, (type(self), source, self._memory_limit, self._salvage, self.fingerprint)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
@@ -136,6 +83,12 @@ class Archive:
     @property
     def reader(self) -> ArchiveReader:
         return self._reader
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the SHA-256 of all files and the size of all sections: the same for the same archive only."""
+        said = [sorted(self.digests.items()), [(section.type, section.offset) for section in self._reader.sections]]
+        return hashlib.sha256(repr(said).encode()).hexdigest()
 
     @property
     def digests(self) -> dict[str, bytes]:
@@ -164,20 +117,29 @@ class Archive:
                 self._check_voxels(voxels)
         return unpacked
 
-    def slices(self, volume: int, first: int, end: int) -> NDArray[Any]:
-        """Slices first:end of a volume, decoded from the chunks that hold them."""
+    def slices(self, volume: int, numbers: range | NDArray[np.integer[Any]]) -> NDArray[Any]:
+        """Slices of a volume by their numbers, which increase, decoded from the chunks that hold them."""
         described = self.volumes[volume]
         colours = described.planes // len(described)
-        low, high = first * colours, end * colours
         # Allocated are chunks, whose sizes were proved: the volume's own shape is only what HEAD says.
         parts = [np.empty((0, *described.shape[1:3]), described.dtype)]
         for place in self._places[volume]:
-            begin, stop = max(place.first, low), min(place.first + place.count, high)
-            if begin < stop:
-                parts.append(self._chunk(volume, place)[begin - place.first : stop - place.first])
-        if sum(map(len, parts)) != high - low:
-            raise self.damaged(f"all of slices {first} to {end - 1} of volume {volume}")
+            end = place.first + place.count
+            wanted = _between(numbers, place.first // colours, -(-end // colours))
+            if len(wanted):
+                samples = self._chunk(volume, place)
+                planes = (np.asarray(wanted)[:, None] * colours + np.arange(colours)).ravel()
+                parts.append(samples[planes[(place.first <= planes) & (planes < end)] - place.first])
+        if sum(map(len, parts)) != len(numbers) * colours:
+            raise self.damaged(f"all slices of volume {volume} that are asked for")
         return stacks.samples(np.concatenate(parts), described.ndim == 4)
+
+    def slices_per_chunk(self, volume: int) -> tuple[int, ...]:
+        """How many slices begin in each chunk of a volume."""
+        described = self.volumes[volume]
+        colours = described.planes // len(described)
+        ends = [-(-(place.first + place.count) // colours) for place in self._places[volume]]
+        return tuple(end - begin for begin, end in zip([0, *ends], ends, strict=False) if end > begin)
 
     def decode(self, jobs: int = 1) -> list[Volume]:
         """All volumes in memory; `jobs` chunks at a time."""
@@ -305,3 +267,21 @@ class Archive:
             if min(gaps) < 0 or (any(gaps) and not self._salvage):
                 raise self.damaged(f"chunks that cover volume {index} once")
         return places
+
+
+def _reopened(kind: type[Archive], source: Path | str, memory_limit: int, salvage: bool, fingerprint: str) -> Archive:
+    """An archive that was pickled; raises ArchiveDamagedError where another lies in its place."""
+    archive = kind(source, memory_limit=memory_limit, salvage=salvage)
+    if archive.fingerprint != fingerprint:
+        archive.close()
+        raise archive.damaged("the archive that was pickled")
+    return archive
+
+
+def _between(numbers: range | NDArray[np.integer[Any]], low: int, high: int) -> range | NDArray[np.integer[Any]]:
+    """Those of the numbers, which increase, that are at least `low` and below `high`."""
+    if isinstance(numbers, range):
+        begin, end = (max(-(-(limit - numbers.start) // numbers.step), 0) for limit in (low, high))
+    else:
+        begin, end = np.searchsorted(numbers, (low, high))
+    return numbers[begin:end]

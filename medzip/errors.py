@@ -50,6 +50,10 @@ class ModelMissingError(MedzipError):
     exit_code = 5
 
 
+class LibraryMissingError(ModelMissingError, ImportError):
+    """An optional library that was asked for is not installed."""
+
+
 class ModelMismatchError(MedzipError):
     """The model is here, but computes other numbers on this machine than where the archive was made."""
 

@@ -17,7 +17,6 @@ import numpy as np
 
 import medzip
 from medzip import describe, prove, restore, skeleton, sources, stacks, tree
-from medzip.archive import Archive
 from medzip.chunks import MODEL, ChunkCoder, CodedChunk, in_order
 from medzip.container.writer import ArchiveWriter
 from medzip.errors import MedzipError, StorageError, UsageError
@@ -25,6 +24,7 @@ from medzip.outputs import SUFFIX, destinations
 from medzip.presets import PRESETS
 from medzip.prove import Verified
 from medzip.restore import Restored
+from medzip.scan import Scan
 from medzip.volume import Volume
 
 Progress = Callable[[str, int, int], None]
@@ -352,9 +352,15 @@ def verify(
     return prove.verify(Path(archive), None if against is None else Path(against), fast, jobs, progress or _silent)
 
 
-def open(archive: Path | str) -> Archive:
-    """An archive to read from: `volumes` are array-likes whose slicing decodes only the chunks touched."""
-    return Archive(Path(archive))
+def open(archive: Path | str) -> Scan:
+    """An archive to read from without unpacking it: an array of its volume that decodes only the chunks touched.
+
+    A `str` may be a URL that fsspec knows ('s3://...', 'https://...'): it is read by ranges. Of an archive with several volumes,
+    `volumes` are such arrays.
+
+    Raises ArchiveDamagedError, StorageError, LibraryMissingError (a URL without fsspec).
+    """
+    return Scan(archive if isinstance(archive, str) and "://" in archive else Path(archive))
 
 
 def info(archive: Path | str) -> dict[str, Any]:

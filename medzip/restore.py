@@ -166,7 +166,7 @@ def _restore_one(path: Path, expected: dict[str, str] | None, options: Options, 
     """Brings the files of an archive under temporary names, proved; with salvage, what is intact of them."""
     with Archive(path, salvage=options.salvage) as archive:
         compare_with_manifest(archive, expected)
-        targets = {name: _target(options.folder, name) for name in archive.digests}
+        targets = {name: target_in(options.folder, name) for name in archive.digests}
         for target in targets.values():
             if os.path.lexists(target) and not options.overwrite:
                 raise UsageError(f"{target}: exists; choose another folder, or replace it with --overwrite")
@@ -176,7 +176,7 @@ def _restore_one(path: Path, expected: dict[str, str] | None, options: Options, 
         for file, volumes, name in parts:
             names.add(file.name)
             whole = name == file.name
-            target = targets.get(name) or _target(options.folder, name)
+            target = targets.get(name) or target_in(options.folder, name)
             if target in waiting.files:
                 raise UsageError(f"{target}: two archives hold a file of this name; restore them one by one")
             digest = archive.digests.get(file.name) if whole else None
@@ -255,7 +255,7 @@ def _written(
     return written
 
 
-def _target(folder: Path, name: str) -> Path:
+def target_in(folder: Path, name: str) -> Path:
     """Where a file goes: inside the folder, whatever links lie there. Its name was proved to lead nowhere else."""
     parts = name.split("/")
     if os.name == "nt" and any("\\" in part or ":" in part for part in parts):
@@ -272,9 +272,9 @@ def _restore_tree(manifest: tree.Tree, options: Options) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in manifest.folders:
-            _target(folder, name).mkdir(parents=True, exist_ok=True)
+            target_in(folder, name).mkdir(parents=True, exist_ok=True)
         for name, destination in manifest.links.items():
-            link = _target(folder, name)
+            link = target_in(folder, name)
             link.parent.mkdir(parents=True, exist_ok=True)
             if link.is_symlink() and options.overwrite:
                 link.unlink()

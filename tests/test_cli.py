@@ -478,7 +478,7 @@ def test_a_full_disk_under_stdout_is_an_input_output_error(folder: Path) -> None
 def test_completion_scripts_name_every_command_and_parse(run: Run, tmp_path: Path, shell: str) -> None:
     code, script, _ = run("completion", shell)
     assert code == 0
-    commands = ("compress", "decompress", "verify", "info", "extract", "bench", "doctor", "models", "completion")
+    commands = ("compress", "decompress", "verify", "info", "extract", "export", "bench", "doctor", "models", "completion")
     assert all(name in script for name in commands)
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed, so only the names were checked")

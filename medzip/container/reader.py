@@ -49,12 +49,12 @@ class ArchiveReader:
     repaired: what was damaged and brought back, by parity or (PARI, TAIL) from the rest of the archive.
     lost: what `salvage` could not bring back; empty otherwise.
 
-    `source` is a path or a seekable binary file. Nothing that needs more than `memory_limit` bytes is read or decoded.
-    The constructor and every method raise TruncatedArchiveError, UnsupportedArchiveError (a newer format, or beyond the
+    `source` is a path, a URL for fsspec, or a seekable binary file. Nothing that needs more than `memory_limit` bytes is read or
+    decoded. The constructor and every method raise TruncatedArchiveError, UnsupportedArchiveError (a newer format, or beyond the
     limit), ArchiveDamagedError for all else that is wrong, StorageError where the system fails.
     """
 
-    def __init__(self, source: Path | BinaryIO, *, memory_limit: int = MEMORY_LIMIT) -> None:
+    def __init__(self, source: Path | str | BinaryIO, *, memory_limit: int = MEMORY_LIMIT) -> None:
         self.head: dict[str, Any] = {}
         self.files: list[dict[str, Any]] = []
         self.sections: list[Section] = []
@@ -80,7 +80,7 @@ class ArchiveReader:
         self._file.close()
 
     @classmethod
-    def salvage(cls, source: Path | BinaryIO, *, memory_limit: int = MEMORY_LIMIT) -> ArchiveReader:
+    def salvage(cls, source: Path | str | BinaryIO, *, memory_limit: int = MEMORY_LIMIT) -> ArchiveReader:
         """A reader of what is intact in a damaged or truncated archive; `lost` says what is not.
 
         Needs neither TAIL nor INDX. All chunks and bases of the result have good CRCs. FILE and SKEL may be in `lost`;

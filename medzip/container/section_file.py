@@ -19,7 +19,7 @@ class SectionFile:
     `repaired` names the sections that were damaged and brought back; reads see them repaired.
     """
 
-    def __init__(self, source: Path | BinaryIO, memory_limit: int) -> None:
+    def __init__(self, source: Path | str | BinaryIO, memory_limit: int) -> None:
         self._file = RandomAccessFile(source)
         self.name = self._file.name
         self.size = self._file.size

@@ -7,14 +7,17 @@ import errno
 import os
 import secrets
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from medzip.container.checksum import crc32c
-from medzip.errors import StorageError, TruncatedArchiveError, UsageError
+from medzip.errors import MedzipError, StorageError, TruncatedArchiveError, UsageError
+from medzip.optional import library
 
 _BLOCK = 1 << 20
+_REMOTE_BLOCK = 1 << 16
 
 
 def storage_error(path: Path | str, doing: str, error: OSError) -> StorageError:
@@ -119,19 +122,49 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class RandomAccessFile:
-    """Reads a file at any place, from any thread, and lays repaired bytes over damaged ones."""
+def _remote(url: str) -> BinaryIO:
+    """A file at a URL that fsspec knows, read by ranges; of them, the last few blocks stay in memory."""
+    fsspec = library("fsspec", "remote", url)
+    filesystem, path = fsspec.url_to_fs(url)
+    file: BinaryIO = filesystem.open(path, "rb", block_size=_REMOTE_BLOCK, cache_type="blockcache")
+    return file
 
-    def __init__(self, source: Path | BinaryIO) -> None:
-        self.name = str(source) if isinstance(source, Path) else str(getattr(source, "name", "archive"))
-        self._owned = isinstance(source, Path)
+
+class RandomAccessFile:
+    """Reads a file at any place, from any thread, and lays repaired bytes over damaged ones.
+
+    `source` is a path, a URL for fsspec (a str), or a seekable binary file.
+    """
+
+    def __init__(self, source: Path | str | BinaryIO) -> None:
+        self.name = str(source) if isinstance(source, Path | str) else str(getattr(source, "name", "archive"))
+        self._owned = isinstance(source, Path | str)
+        self._remote = isinstance(source, str)
         self._patches: list[tuple[int, bytes]] = []
         self._lock = threading.Lock()
-        try:
-            self._file = source.open("rb") if isinstance(source, Path) else source
+        with self._errors("opening"):
+            self._file = self._opened(source)
             self.size = self._file.seek(0, os.SEEK_END)
+
+    @staticmethod
+    def _opened(source: Path | str | BinaryIO) -> BinaryIO:
+        if isinstance(source, str):
+            return _remote(source)
+        return source.open("rb") if isinstance(source, Path) else source
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        """What the system or, of a remote file, any library on the way raises as StorageError."""
+        try:
+            yield
+        except MedzipError:
+            raise
         except OSError as error:
-            raise storage_error(self.name, "opening", error) from error
+            raise storage_error(self.name, doing, error) from error
+        except Exception as error:  # each protocol behind fsspec has errors of its own
+            if not self._remote:
+                raise
+            raise StorageError(f"{self.name}: {type(error).__name__} while {doing}; check the URL and the connection") from error
 
     def close(self) -> None:
         """Closes the file where this object opened it."""
@@ -158,12 +191,9 @@ class RandomAccessFile:
             raise TruncatedArchiveError(
                 f"{self.name}: expected {offset + length} bytes, found {self.size}; restore the archive from a copy"
             )
-        try:
-            with self._lock:
-                self._file.seek(offset)
-                data = self._file.read(length)
-        except OSError as error:
-            raise storage_error(self.name, "reading", error) from error
+        with self._errors("reading"), self._lock:
+            self._file.seek(offset)
+            data = self._file.read(length)
         if len(data) != length:
             raise TruncatedArchiveError(f"{self.name}: the file became shorter while it was read; restore it from a copy")
         return data
