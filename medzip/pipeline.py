@@ -20,6 +20,7 @@ from medzip import describe, prove, restore, skeleton, sources, stacks, tree
 from medzip.chunks import MODEL, ChunkCoder, CodedChunk, in_order
 from medzip.container.writer import ArchiveWriter
 from medzip.errors import MedzipError, StorageError, UsageError
+from medzip.instances import Instances
 from medzip.outputs import SUFFIX, destinations
 from medzip.presets import PRESETS
 from medzip.prove import Verified
@@ -34,7 +35,8 @@ Paths = Path | str | Sequence[Path | str]
 @dataclass(frozen=True)
 class Compressed:
     """One archive that was made. `chunks` counts chunks by kind, `model_share` is the share of samples that the entropy model
-    coded, `content_saving` estimates in bytes what guarantee 'content' would save (None: nothing to save)."""
+    coded, `content_saving` estimates in bytes what guarantee 'content' would save (None: nothing to save), `contradicting` names
+    the DICOM files whose SOP Instance UID another file of the same call has too, with other bytes (all are kept)."""
 
     sources: tuple[str, ...]
     archive: str
@@ -50,6 +52,7 @@ class Compressed:
     model_share: float
     content_saving: int | None
     seconds: float
+    contradicting: tuple[str, ...]
 
 
 def compress(
@@ -118,6 +121,7 @@ class _Settings:
             raise UsageError(f"expected a preset of {', '.join(PRESETS)}, found {self.preset!r}")
         if self.remove and not self.verify:
             raise UsageError("expected verification where sources are to be removed, found it switched off")
+        self.instances = Instances()
         self.coder = ChunkCoder(PRESETS[self.preset], self.models, self.weights)
         if self.remove and not self.coder.requirements().portable:
             raise UsageError(
@@ -191,7 +195,9 @@ def _compress_group(group: sources.Group, target: Path, settings: _Settings) -> 
     began, progress = time.monotonic(), settings.progress or _silent
     with ArchiveWriter(target, overwrite=settings.overwrite) as writer:
         files, volumes = sources.read(group)
-        table = prove.file_table(group)
+        files = skeleton.ordered(files)
+        places = {file.name: place for place, file in enumerate(files.files)}
+        table = sorted(prove.file_table(group), key=lambda record: places[record["name"]])
         if group.guarantee == "voxels" and not any("original" in record for record in table):
             group = replace(group, guarantee="file")
         packed, blobs = skeleton.pack(files)
@@ -227,6 +233,7 @@ def _compress_group(group: sources.Group, target: Path, settings: _Settings) -> 
         model_share=by_model / total if total else 0.0,
         content_saving=saving,
         seconds=time.monotonic() - began,
+        contradicting=settings.instances.contradicting(files, table),
     )
     return made, table
 

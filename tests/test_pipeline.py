@@ -240,7 +240,7 @@ def test_large_slices_make_chunks_of_fewer(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_long_files_are_kept_whole_in_several_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(skeleton, "LARGEST_BLOB", 100_000)
+    monkeypatch.setattr(skeleton.plain, "LARGEST_BLOB", 100_000)
     files = {"notes.pdf": np.random.default_rng(4).bytes(250_000), "zeros.bin": bytes(70_000), "short.txt": b"text"}
     [made] = pipeline.compress(written(tmp_path / "source", files), tmp_path / "archives")
     assert made.chunks == {"stored": 3, "zstd": 1}

@@ -174,7 +174,7 @@ def test_duplicates_other_sizes_and_files_without_pixels_are_no_error() -> None:
     several = placed(2.0, 2, np.ones((3, 2, 3), "u2"))
     report = b"\0" * 128 + b"DICM" + element(0x00080060, "CS", b"SR")
     skeleton, volumes = taken_apart(slice_, larger, slice_, several, report)
-    assert [volume.samples.shape for volume in volumes] == [(2, 2, 3), (1, 4, 4), (3, 2, 3)]
+    assert [volume.samples.shape for volume in volumes] == [(1, 2, 3), (1, 4, 4), (3, 2, 3)]
     assert skeleton.files[4].segments == (Literal(report),)
 
 

@@ -66,7 +66,7 @@ def read_scans(path: Path) -> list[Scan]:
 
 def _read_scan(group: Group) -> Scan:
     files, volumes = sources.read(group)
-    packed, blobs = skeleton.pack(files)
+    packed, blobs = skeleton.pack(skeleton.ordered(files))
     _, zstd = byte_codecs()
     skeleton_bytes = len(packed) + sum(len(zstd.encode(blob)) for blob in blobs)
     return Scan(group, {name: b"".join(pieces) for name, pieces in sources.contents(group)}, volumes, skeleton_bytes)

@@ -160,6 +160,12 @@ def warnings(archive: Compressed) -> list[str]:
             "not byte for byte: files in JPEG 2000, HTJ2K or JPEG XL come back without that compression, with the same voxels;"
             " `medzip info` names them"
         )
+    if archive.contradicting:
+        first, *others = archive.contradicting
+        found.append(
+            f"{first}{f' and {len(others)} more' if others else ''}: expected a SOP Instance UID of its own, found that of a file"
+            " with other bytes; all of them are kept"
+        )
     if archive.samples and archive.model_share < 1:
         found.append(
             f"{1 - archive.model_share:.1%} of the samples are not coded by the entropy model: they came out smaller without"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from medzip.container import cbor, sections
+from medzip.container import cbor, file_table, sections
 from medzip.container.checksum import crc32c
 from medzip.container.section_file import SectionFile
 from medzip.container.sections import BODY, CRC, END, FRONT, HEADER_LENGTH, MAGIC, ORDINAL, OVERHEAD, Section
@@ -152,10 +152,7 @@ class ArchiveReader:
         self.head = head
 
     def _load_files(self, section: Section) -> None:
-        files = self._covered_cbor(section, list)
-        if not all(isinstance(file, dict) for file in files):
-            raise self._file.damaged("FILE", "a list of maps", "something else")
-        self.files = files
+        self.files = file_table.decode(self._covered_cbor(section, object), self.name, self._file.memory_limit)
 
     def _load_index(self, entries: Any, index: Section) -> None:
         """Every section must begin where the one before ends, from the magic to INDX."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from medzip.container import cbor, sections
+from medzip.container import cbor, file_table, sections
 from medzip.container.checksum import crc32c
 from medzip.container.sections import CRC, FRONT, HEADER_LENGTH, MAGIC, ORDINAL, Section, Tail
 from medzip.container.storage import AtomicFile
@@ -45,7 +45,7 @@ class ArchiveWriter:
 
     def files(self, files: list[dict[str, Any]]) -> None:
         """The file table, one map for each source file."""
-        self._front_section("FILE", cbor.encode(files))
+        self._front_section("FILE", file_table.encode(files))
 
     def skeleton(self, payload: bytes) -> None:
         """Every byte of the source files that is no voxel, as the caller coded it."""

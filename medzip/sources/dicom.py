@@ -11,8 +11,8 @@ import hashlib
 import io
 import math
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -23,6 +23,18 @@ from medzip.errors import UnsupportedInputError
 from medzip.sources import dicom_packed
 from medzip.sources.contract import literals, native, whole
 from medzip.sources.dicom_elements import EXPLICIT_LITTLE, PREAMBLE_BYTES, Element, Elements
+from medzip.sources.dicom_series import (
+    INSTANCE_NUMBER,
+    KEYS,
+    MAX_NUMBER,
+    ORIENTATION,
+    PIXEL_SPACING,
+    POSITION,
+    affine,
+    divided,
+    image_kind,
+    orientation,
+)
 from medzip.sources.encapsulated.contract import Layout
 from medzip.sources.encapsulated.frames import EncodedFrames, encoded_frames
 from medzip.sources.wrappers.deflate.framing import framed
@@ -31,21 +43,19 @@ from medzip.volume import FileSkeleton, Segment, Skeleton, Volume, Voxels
 
 TRANSFER_SYNTAX = 0x00020010
 SERIES = 0x0020000E
-INSTANCE_NUMBER = 0x00200013
-POSITION = 0x00200032
-ORIENTATION = 0x00200037
 SAMPLES_PER_PIXEL = 0x00280002
 PHOTOMETRIC = 0x00280004
 PLANAR_CONFIGURATION = 0x00280006
 NUMBER_OF_FRAMES = 0x00280008
 ROWS = 0x00280010
 COLUMNS = 0x00280011
-PIXEL_SPACING = 0x00280030
 BITS_ALLOCATED = 0x00280100
+BITS_STORED = 0x00280101
 PIXEL_REPRESENTATION = 0x00280103
 FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS = 0x7FE00008, 0x7FE00009, 0x7FE00010
-NUMBERS = {SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, ROWS, COLUMNS, BITS_ALLOCATED, PIXEL_REPRESENTATION}
+NUMBERS = {SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED, PIXEL_REPRESENTATION}
 TEXTS = {SERIES, INSTANCE_NUMBER, POSITION, ORIENTATION, PHOTOMETRIC, NUMBER_OF_FRAMES, PIXEL_SPACING}
+TEXTS |= {tag for tags in KEYS for tag in tags}
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 # Byte order of the pixels. The last one is General Electric's: a little endian data set with big endian pixels.
@@ -55,7 +65,6 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 NOT_LOOKED_INTO = {"1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 """Deflated data sets whose pixels are on a server."""
 LARGEST_INFLATED = 1 << 30
-MAX_NUMBER = 1e9  # in millimetres as well as in frames
 SUBSAMPLED = {"YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"}
 
 
@@ -106,7 +115,7 @@ class Frames:
 
 
 def _text(value: bytes) -> str:
-    return value.decode("ascii", "replace").strip("\0 ")
+    return value.decode("latin-1").strip("\0 ")  # keys may be binary numbers
 
 
 def scan(file: BinaryIO, size: int, name: str, *, inflated: bool = False) -> Header:
@@ -225,46 +234,11 @@ def encoded_frames_of(header: Header, data: bytes) -> EncodedFrames | None:
     return encoded_frames(data, header.pixels.offset, int(count[0]), layout, header.transfer_syntax)
 
 
-def _orientation(header: Header) -> tuple[float, ...] | None:
-    """Direction cosines of row and column, so coarse that the rounding of one scanner does not divide a series."""
-    values = header.floats(ORIENTATION, 6)
-    return values and tuple(round(value, 2) + 0.0 for value in values)
-
-
 def volume_key(header: Header, frames: Frames | EncodedFrames | None) -> tuple[object, ...]:
-    """Equal for the files whose slices belong into one volume."""
+    """Equal for the files whose slices belong into one archive."""
     numbers = (ROWS, COLUMNS, SAMPLES_PER_PIXEL, BITS_ALLOCATED, PIXEL_REPRESENTATION)
     kind = frames.dtype.kind if frames else None
-    return (_orientation(header), kind, *(header.numbers.get(tag) for tag in numbers))
-
-
-def slice_order(header: Header, name: str) -> tuple[object, ...]:
-    """Sorts slices along their normal, then by InstanceNumber, then by name; what is missing comes last (PS3.3 C.7.6.2)."""
-    cosines, position = header.floats(ORIENTATION, 6), header.floats(POSITION, 3)
-    place = math.inf if cosines is None or position is None else float(np.dot(np.cross(cosines[:3], cosines[3:]), position))
-    instance = header.floats(INSTANCE_NUMBER, 1)
-    return (place, math.inf if instance is None else instance[0], name)
-
-
-def _affine(headers: list[Header]) -> NDArray[np.float64] | None:
-    """From (column, row, slice, 1) to millimetres in the patient's space, x to the left, y to the back, z to the head.
-
-    PS3.3 C.7.6.2.1.1 for the plane; slices lie evenly between the first and the last position, and one millimetre
-    along the normal where there is only one. None where something is missing or the slices do not advance.
-    """
-    cosines, spacing = headers[0].floats(ORIENTATION, 6), headers[0].floats(PIXEL_SPACING, 2)
-    first, last = headers[0].floats(POSITION, 3), headers[-1].floats(POSITION, 3)
-    if cosines is None or spacing is None or first is None or last is None:
-        return None
-    step = np.cross(cosines[:3], cosines[3:]) if len(headers) == 1 else np.subtract(last, first) / (len(headers) - 1)
-    if not step.any():
-        return None
-    affine = np.eye(4)
-    affine[:3, 0] = np.multiply(cosines[:3], spacing[1])
-    affine[:3, 1] = np.multiply(cosines[3:], spacing[0])
-    affine[:3, 2] = step
-    affine[:3, 3] = first
-    return affine
+    return (orientation(header), kind, *(header.numbers.get(tag) for tag in numbers))
 
 
 @dataclass(frozen=True)
@@ -278,9 +252,12 @@ class _Image:
 
     @property
     def stack(self) -> object:
-        """Equal for the images that are slices of one volume."""
-        shape = (self.frames.shape, self.frames.dtype.newbyteorder("="))
-        return self.name if self.frames.count > 1 else (volume_key(self.header, self.frames), shape)
+        """Equal for the images whose slices are of one kind, size and orientation."""
+        shape = (self.frames.shape, self.frames.dtype.newbyteorder("="), self.header.numbers.get(BITS_STORED))
+        return self.name if self.frames.count > 1 else (volume_key(self.header, self.frames), shape, image_kind(self.header))
+
+    def samples(self) -> NDArray[np.generic]:
+        return self.frames.samples(self.data)
 
     def skeleton(self, volume: int, first: int) -> FileSkeleton:
         """The file, its frames being the slices from `first` on of volume number `volume`."""
@@ -311,16 +288,27 @@ def _take_apart(name: str, data: bytes, header: Header) -> _Image | _Packed | Fi
     return FileSkeleton(name, encoded.segments(data, 0, 0)) if encoded else whole(name, data)
 
 
+def _different(files: Iterable[tuple[str, bytes]], names: list[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
+    """The files but for repeated ones; adds to `names` each name and that of the first file with the same bytes."""
+    firsts: dict[bytes, str] = {}
+    for name, data in files:
+        digest = hashlib.sha256(data).digest()
+        if digest not in firsts:
+            firsts[digest] = name
+            yield name, data
+        names.append((name, firsts[digest]))
+
+
 def _stack(images: list[_Image]) -> Volume:
     """The volume of one multi-frame file, or of single-frame files in the order given."""
-    affine = _affine([image.header for image in images]) if images[0].frames.count == 1 else None
-    parts = [native(image.frames.samples(image.data)) for image in images]
-    return Volume(np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0]), affine)
+    matrix = affine([image.header for image in images]) if images[0].frames.count == 1 else None
+    parts = [native(image.samples()) for image in images]
+    return Volume(np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0]), matrix)
 
 
 class DicomSource:
-    """Files of one or several series: single-frame files of equal geometry are one volume, sorted along their normal;
-    each multi-frame file is a volume of its own, its frames being the slices in their order."""
+    """Files of one or several series: single-frame files are divided into volumes as `medzip.sources.dicom_series` says; each
+    multi-frame file is a volume of its own, its frames being the slices in their order."""
 
     name = "dicom"
 
@@ -350,6 +338,13 @@ class DicomSource:
         return f"series-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.mdz"
 
     def split(self, files: Iterable[tuple[str, bytes]]) -> tuple[Skeleton, list[Volume]]:
+        """As for all sources; of files with the same bytes, all are made of the slices of the first one."""
+        names: list[tuple[str, str]] = []
+        skeleton, volumes = self._split(_different(files, names))
+        found = {file.name: file for file in skeleton.files}
+        return Skeleton(tuple(replace(found[first], name=name) for name, first in names)), volumes
+
+    def _split(self, files: Iterable[tuple[str, bytes]]) -> tuple[Skeleton, list[Volume]]:
         inside: dict[str, Opened] = {}
         parts: list[_Image | _Packed | FileSkeleton] = []
         for name, data in files:
@@ -373,8 +368,7 @@ class DicomSource:
             if isinstance(part, _Packed):
                 skeletons[part.name], own = part.taken_apart(len(volumes))
                 volumes += own
-        for images in stacks.values():
-            images.sort(key=lambda image: slice_order(image.header, image.name))
+        for images in (part for stack in stacks.values() for part in (divided(stack) if len(stack) > 1 else [stack])):
             skeletons |= {image.name: image.skeleton(len(volumes), first) for first, image in enumerate(images)}
             volumes.append(_stack(images))
         skeletons |= {name: found.closed(skeletons[name], volumes) for name, found in inside.items()}
