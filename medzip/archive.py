@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -94,6 +94,17 @@ class Archive:
     def digests(self) -> dict[str, bytes]:
         """SHA-256 of each file, by name."""
         return {record["name"]: record["sha256"] for record in self.files}
+
+    def bounded(self, name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The bytes of a file, in pieces, as they are: a skeleton may take the same slices over and over.
+
+        Raises ArchiveDamagedError before there are more of them than the file table says.
+        """
+        left = next((record["bytes"] for record in self.files if record["name"] == name), None)
+        for piece in pieces:
+            if left is not None and (left := left - len(piece)) < 0:
+                raise self.damaged(f"files as long as the file table says ({name} is longer)")
+            yield piece
 
     def damaged(self, expected: str) -> ArchiveDamagedError:
         return ArchiveDamagedError(f"{self.name}: expected {expected}, found something else; restore the archive from a copy")

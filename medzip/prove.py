@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -90,9 +91,12 @@ def remove_sources(archive: Path, root: Path, group: sources.Group) -> None:
     """
     before = [_identity(path) for _, path in group.files]
     against = group.files[0][1] if len(group.files) == 1 else root
-    call = [sys.executable, "-m", "medzip", "verify", str(archive.absolute())]
+    # -P: what lies in the folder where medzip is called, perhaps a stranger's files, must not be imported.
+    call = [sys.executable, "-P", "-m", "medzip", "verify", str(archive.absolute())]
     call += ["--against", str(against.absolute()), "--quiet"]
-    result = subprocess.run(call, capture_output=True, text=True, check=False)
+    places = [str(Path(__file__).absolute().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    result = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise VerificationError(f"{archive}: a fresh process could not prove it, nothing was removed: {result.stderr.strip()}")
     for (name, path), identity in zip(group.files, before, strict=True):
@@ -114,7 +118,7 @@ def _decode_all(archive: Archive, digests: dict[str, bytes], jobs: int, progress
         )
     for number, file in enumerate(files):
         digest = hashlib.sha256()
-        for piece in join(file, volumes):
+        for piece in archive.bounded(file.name, join(file, volumes)):
             digest.update(piece)
         if digest.digest() != digests[file.name]:
             raise VerificationError(f"{file.name}: expected the bytes of the original, found others; keep the original")

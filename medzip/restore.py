@@ -180,7 +180,9 @@ def _restore_one(path: Path, expected: dict[str, str] | None, options: Options, 
             if target in waiting.files:
                 raise UsageError(f"{target}: two archives hold a file of this name; restore them one by one")
             digest = archive.digests.get(file.name) if whole else None
-            waiting.files[target] = _written(file, volumes, target, digest, options.overwrite, waiting.temporaries)
+            pieces = join(file, volumes)
+            pieces = archive.bounded(file.name, pieces) if whole else pieces  # what is salvaged may be unpacked
+            waiting.files[target] = _written(pieces, target, digest, options.overwrite, waiting.temporaries)
         if not options.salvage and names != set(targets):
             raise archive.damaged("the files of the file table in SKEL")
         waiting.lost += [f"{path}: {name}" for name in targets if name not in names]
@@ -236,9 +238,7 @@ def _salvageable(file: FileSkeleton, missing: list[list[range]]) -> FileSkeleton
     return replace(file, segments=tuple(part for segment in file.segments for part in kept(segment)))
 
 
-def _written(
-    file: FileSkeleton, volumes: list[Volume], target: Path, digest: bytes | None, overwrite: bool, temporaries: ExitStack
-) -> AtomicFile:
+def _written(pieces: Iterator[bytes], target: Path, digest: bytes | None, overwrite: bool, temporaries: ExitStack) -> AtomicFile:
     """The file under a temporary name, compared with its SHA-256 where it is to be whole."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ def _written(
         raise StorageError(f"{target.parent}: {error.strerror}; check the path and its permissions") from error
     written = temporaries.enter_context(AtomicFile(target, overwrite=overwrite))
     found = hashlib.sha256()
-    for piece in join(file, volumes):
+    for piece in pieces:
         found.update(piece)
         written.write(piece)
     if digest is not None and found.digest() != digest:

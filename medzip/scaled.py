@@ -74,8 +74,10 @@ def from_header(header: Any, dtype: np.dtype[Any]) -> tuple[Scaling, np.dtype[An
     match header:
         case {"dtype": str(name), "slope": float(slope), "offset": float(offset)} if dtype.kind == "f" and name in STORED:
             others = header.get("others", [])
-            good = isinstance(others, list) and all(
-                isinstance(pair, list) and [type(number) for number in pair] == [int, int] for pair in others
+            good = (
+                isinstance(others, list)
+                and len(others) <= MAX_OTHERS
+                and all(isinstance(pair, list) and [type(number) for number in pair] == [int, int] for pair in others)
             )
             first, packed = header.get("first", 0), header.get("corrections", b"")
             if (

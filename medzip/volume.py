@@ -151,6 +151,10 @@ def join(file: FileSkeleton, volumes: Sequence[Volume]) -> Iterator[bytes]:
 
                 content = io.BytesIO()  # grows in place, where joining pieces would hold everything twice
                 for piece in join(FileSkeleton(file.name, segments), volumes):
+                    if content.tell() + len(piece) > deflate.MOST_CONTENT_BYTES:
+                        raise ArchiveDamagedError(
+                            f"{file.name}: expected a deflate stream that could be made, found a longer one"
+                        )
                     content.write(piece)
                 yield deflate.rebuilt(content.getvalue(), side, file.name)
             case Literal(data):

@@ -22,7 +22,7 @@ REQUIRED = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 COPYLEFT = re.compile(r"\b(A|L)?GPL|GNU (Affero|Lesser|General)", re.IGNORECASE)
 HEAVY = ("torch", "transformers", "numba", "imagecodecs", "pydicom", "constriction", "scipy", "nibabel", "tomoz")
-HEAVY += ("SimpleITK", "fsspec", "dask", "xarray", "zarr", "numcodecs")
+HEAVY += ("SimpleITK", "fsspec", "dask", "xarray", "zarr", "numcodecs", "starlette", "uvicorn")
 
 
 def required_packages() -> set[str]:
@@ -75,7 +75,21 @@ def test_every_range_has_both_ends_and_admits_what_is_installed(line: str) -> No
 
 
 def test_every_extra_that_the_project_promises_is_there() -> None:
-    assert set(EXTRAS) == {"llm", "train", "pacs", "minc", "nibabel", "sitk", "remote", "xarray", "dask", "zarr", "bench", "dev"}
+    assert set(EXTRAS) == {
+        "llm",
+        "train",
+        "pacs",
+        "minc",
+        "nibabel",
+        "sitk",
+        "remote",
+        "xarray",
+        "dask",
+        "zarr",
+        "view",
+        "bench",
+        "dev",
+    }
 
 
 def test_llm_admits_the_torch_that_the_makefile_installs() -> None:

@@ -27,6 +27,9 @@ EXIT_READER_GONE = 141  # 128 + SIGPIPE
 # needs another machine, another disk or another call.
 SEVERITY = (EXIT_INTERNAL, 4, 3, 6, 5, 2, 1, 0)
 
+# Names in archives and folders may hold what terminals obey; lines and tabs are our own.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
 _HOW_TO_REPORT = (
     "please report it with the output of `medzip doctor` and of the same call with -v"
     " (read that before you send it: it may quote the scan's header)"
@@ -154,7 +157,7 @@ class Console:
         if bar is not None:
             bar.stop()
         try:
-            print(text, file=stream, flush=True)
+            print(text.translate(_CONTROLS), file=stream, flush=True)
         except OSError as error:
             if not to_stderr:
                 raise OutputError(error) from error

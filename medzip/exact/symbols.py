@@ -81,13 +81,17 @@ def decode_samples(mixture: Mixture, low: int, high: int, decoder: Decoder) -> N
 
 def code_length(samples: NDArray[np.int64], mixture: Mixture, low: int, high: int) -> float:
     """The ideal number of bits that `encode_samples` needs, in float: for evaluation, it shapes no archive."""
+    return float(code_lengths(samples, mixture, low, high).sum())
+
+
+def code_lengths(samples: NDArray[np.int64], mixture: Mixture, low: int, high: int) -> NDArray[np.float64]:
+    """`code_length` of each of the samples (n,)."""
     _check_samples(samples, mixture, low, high)
-    bits = 0.0
+    bits = np.zeros(len(samples))
 
     def pick(rows: _Rows, edges: NDArray[np.int64], frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
-        nonlocal bits
         symbols = _interval_of(samples[rows], edges)
-        bits -= float(np.log2(frequencies[np.arange(len(symbols)), symbols] / TOTAL).sum())
+        bits[rows] -= np.log2(frequencies[np.arange(len(symbols)), symbols] / TOTAL)
         return symbols
 
     _walk(mixture, low, high, pick)

@@ -62,7 +62,7 @@ def _metadata(data: bytes, path: Path) -> dict[str, Any]:
     if length <= min(LONGEST_HEADER, len(data) - 8):
         try:
             metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             metadata = {}
         if "kind" in metadata and "licence_class" in metadata:
             return dict(metadata)

@@ -23,7 +23,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         header = json.loads(data[8 : 8 + length])
         header.pop("__metadata__", None)
         tensors = {name: _tensor(data[8 + length :], **entry) for name, entry in header.items()}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelMissingError(f"{path}: expected tensors of int8 and int32: {error}; install the package again") from error
     return tensors
 

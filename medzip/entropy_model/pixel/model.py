@@ -14,6 +14,7 @@ from medzip.entropy_model.contract import Chunk, ChunkHeader, Requirements, inte
 from medzip.entropy_model.pixel import neighbourhood as around
 from medzip.entropy_model.pixel.adaptation import merged
 from medzip.entropy_model.pixel.adaptation_fit import fitted_adapter
+from medzip.entropy_model.pixel.costs import Costs
 from medzip.entropy_model.pixel.features import POSITION_BITS
 from medzip.entropy_model.pixel.fitted import ALL_TAPS, IN_PLANE_TAPS, TAP_MAX, fit
 from medzip.entropy_model.pixel.network import Network, read_network
@@ -103,6 +104,11 @@ class Pixel:
         if high > low:
             visit(header.shape, high - low, taps, network, code)
         return samples
+
+    def costs(self, header: ChunkHeader, samples: NDArray[np.integer[Any]]) -> Costs:
+        """What each sample took of a chunk with this header. Raises ArchiveDamagedError where the header makes no sense."""
+        low, high, taps = _checked(header)
+        return Costs(merged(self._network, header.side.get("adapter", b"")), samples.astype(np.int64) - low, high - low, taps)
 
 
 def _first_fitted(taps: tuple[Ints, Ints]) -> int:

@@ -126,15 +126,28 @@ def _scan(payload: bytes) -> Scan:
 
 def first_frame_marker(stream: bytes) -> int | None:
     """The marker of the first frame header, which tells the process; None where there is none."""
+    marker, _ = _first_frame(stream)
+    return marker
+
+
+def frame_size(stream: bytes) -> int:
+    """Rows times columns of the first frame header; 0 where there is none."""
+    _, position = _first_frame(stream)
+    rows, columns = (int.from_bytes(stream[at : at + 2], "big") for at in (position + 3, position + 5))
+    return rows * columns
+
+
+def _first_frame(stream: bytes) -> tuple[int | None, int]:
+    """Marker and offset of the first frame header; None and the end where there is none."""
     position = 0
     while (match := MARKER.search(stream, position)) is not None:
         marker = match[1][0]
         if marker == SOF55 or (SOF0 <= marker <= SOF15 and marker not in (DHT, 0xC8, 0xCC)):
-            return marker
+            return marker, match.end()
         if marker in (SOS, EOI):
-            return None
+            break
         position = match.end() + (0 if marker == SOI else int.from_bytes(stream[match.end() : match.end() + 2], "big"))
-    return None
+    return None, len(stream)
 
 
 def words(values: NDArray[Any], precision: int, layout: Layout) -> Samples:

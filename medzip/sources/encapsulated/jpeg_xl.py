@@ -13,8 +13,11 @@ from medzip.sources.encapsulated.contract import (
     Samples,
     damaged,
 )
+from medzip.sources.encapsulated.jpeg_markers import frame_size
 
 LARGEST_STREAM = 1 << 27
+SAMPLES_PER_BYTE = 512
+"""Of a JPEG file, at most: of each block of 64 one bit at least is coded (T.81 annex F.1.2.1). libjxl believes what is said."""
 
 
 class JpegXl:
@@ -25,6 +28,8 @@ class JpegXl:
     def decode(self, stream: bytes, layout: Layout) -> tuple[Samples | None, bytes]:  # noqa: ARG002  (the stream knows)
         import imagecodecs
 
+        if frame_size(stream) > SAMPLES_PER_BYTE * len(stream):
+            raise NotReproducibleError
         try:
             image = bytes(imagecodecs.jpegxl_encode_jpeg(stream, numthreads=1))
         except Exception as error:  # whatever libjxl does not take
