@@ -115,6 +115,7 @@ class _Settings:
     remove: bool = False
     store: bool = False
     progress: Progress | None = None
+    archived: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -238,6 +239,21 @@ def _compress_group(group: sources.Group, target: Path, settings: _Settings) -> 
     return made, table
 
 
+def is_portable(preset: str) -> bool:
+    """Whether every machine decodes what a preset makes. Raises UsageError, ModelMissingError."""
+    return _Settings(preset).coder.requirements().portable
+
+
+def compress_group(
+    group: sources.Group, target: Path, *, preset: str, archived: dict[str, Any], progress: Progress | None = None
+) -> tuple[Compressed, list[dict[str, Any]]]:
+    """One archive of files that the caller has grouped, proved and published, and its file table.
+
+    `archived` becomes the key of that name in HEAD. Raises what `compress` raises.
+    """
+    return _compress_group(group, target, _Settings(preset, archived=archived, progress=progress))
+
+
 def _head(settings: _Settings, group: sources.Group, volumes: list[Volume]) -> dict[str, Any]:
     requirements = settings.coder.requirements()
     head: dict[str, Any] = {
@@ -253,6 +269,8 @@ def _head(settings: _Settings, group: sources.Group, volumes: list[Volume]) -> d
         head["weights"] = weights[0] if len(weights) == 1 else weights
     if requirements.platform:
         head["platform"] = requirements.platform
+    if settings.archived:
+        head["archived"] = settings.archived
     return head
 
 

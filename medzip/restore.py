@@ -45,12 +45,13 @@ class Restored:
 
 @dataclass(frozen=True)
 class Options:
-    """How files are restored."""
+    """How files are restored; `only` names those of an archive that are wanted, None: all."""
 
     folder: Path
     jobs: int
     overwrite: bool
     salvage: bool
+    only: frozenset[str] | None = None
 
 
 class _Waiting:
@@ -79,7 +80,7 @@ def restore(archive: Path, options: Options, progress: Progress) -> Restored:
                 waiting.lost.append(str(error))
             progress("decompress", number + 1, len(archives))
         if manifest:
-            _restore_tree(manifest, options)
+            restore_tree(manifest, options)
         for file in waiting.files.values():
             size += file.temporary.stat().st_size
             file.publish()
@@ -166,7 +167,8 @@ def _restore_one(path: Path, expected: dict[str, str] | None, options: Options, 
     """Brings the files of an archive under temporary names, proved; with salvage, what is intact of them."""
     with Archive(path, salvage=options.salvage) as archive:
         compare_with_manifest(archive, expected)
-        targets = {name: target_in(options.folder, name) for name in archive.digests}
+        wanted = [name for name in archive.digests if options.only is None or name in options.only]
+        targets = {name: target_in(options.folder, name) for name in wanted}
         for target in targets.values():
             if os.path.lexists(target) and not options.overwrite:
                 raise UsageError(f"{target}: exists; choose another folder, or replace it with --overwrite")
@@ -174,6 +176,8 @@ def _restore_one(path: Path, expected: dict[str, str] | None, options: Options, 
         parts = _salvaged(archive, waiting.lost) if options.salvage else _intact(archive, options.jobs)
         names = set()
         for file, volumes, name in parts:
+            if options.only is not None and file.name not in options.only:
+                continue
             names.add(file.name)
             whole = name == file.name
             target = targets.get(name) or target_in(options.folder, name)
@@ -266,7 +270,7 @@ def target_in(folder: Path, name: str) -> Path:
     return target
 
 
-def _restore_tree(manifest: tree.Tree, options: Options) -> None:
+def restore_tree(manifest: tree.Tree, options: Options) -> None:
     """Empty folders and symbolic links; links only as they were, never followed."""
     folder = options.folder
     try:

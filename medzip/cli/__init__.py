@@ -8,10 +8,32 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from medzip import interrupts
-from medzip.cli import bench, completion, compress, decompress, doctor, export, extract, info, models, verify, view
+from medzip.cli import (
+    archive,
+    audit,
+    bench,
+    completion,
+    compress,
+    decompress,
+    doctor,
+    export,
+    extract,
+    forget,
+    index,
+    info,
+    models,
+    restore,
+    scrub,
+    verify,
+    view,
+)
 from medzip.cli.common import EXIT_INTERRUPTED, EXIT_READER_GONE, Console, HelpFormatter, OutputError, Parser
 
-COMMANDS = (compress, decompress, verify, info, extract, export, view, bench, doctor, models, completion)
+COMMANDS = (
+    *(compress, decompress, verify, info, extract, export, view),
+    *(archive, restore, scrub, forget, index, audit),
+    *(bench, doctor, models, completion),
+)
 
 _DESCRIPTION = "Keep medical scans, smaller: lossless archives that give the same bytes back."
 _EPILOG = """\

@@ -120,8 +120,11 @@ class Console:
         return code
 
     @contextmanager
-    def progress(self, subject: Path) -> Iterator[ProgressCallback | None]:
-        """A progress bar on stderr while the block runs, where stderr is a terminal; else None."""
+    def progress(self, subject: Path, *, steady: bool = False) -> Iterator[ProgressCallback | None]:
+        """A progress bar on stderr while the block runs, where stderr is a terminal; else None.
+
+        Each phase starts a bar of its own; with `steady` they are one bar, whose text the phase is.
+        """
         if self.verbosity < 0 or not (sys.stderr and sys.stderr.isatty()):
             yield None
             return
@@ -138,7 +141,9 @@ class Console:
             nonlocal current
             if phase != current:
                 current = phase
-                bar.reset(task, description=f"{subject.name}: {phase}")
+                if not steady:
+                    bar.reset(task)
+                bar.update(task, description=f"{subject.name}: {phase}")
             bar.update(task, completed=done, total=total or None)
 
         self._bar = bar

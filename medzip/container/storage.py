@@ -86,7 +86,7 @@ class AtomicFile:
                 self.temporary.replace(self.path)
             else:
                 self._publish_new()
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except FileExistsError as error:
             raise self._exists() from error
         except OSError as error:
@@ -108,7 +108,7 @@ class AtomicFile:
         return UsageError(f"{self.path}: expected no such file, found one; choose another name, or replace it with --overwrite")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename durable; Windows cannot open folders, and some file systems cannot sync them."""
     if os.name == "nt":
         return

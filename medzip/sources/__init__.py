@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medzip.errors import StorageError, UnsupportedInputError, UsageError
-from medzip.sources import pairs
+from medzip.sources import dicom, pairs
 from medzip.sources.afni import AfniSource
 from medzip.sources.contract import HEAD_BYTES, Source, broken, whole
 from medzip.sources.dicom import DicomSource
@@ -111,6 +111,67 @@ def groups(path: Path, guarantee: str = "file", *, store: bool = False, encapsul
 
 def _without_compression(group: Group) -> Group:
     return replace(group, guarantee="voxels") if group.source == "dicom" and not group.wrapped else group
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a file of a tree shares an archive with: all files of equal `kind`, `key` and `study`.
+
+    `kind` is 'series' (`key`: the SeriesInstanceUID, `study`: the StudyInstanceUID, where the file has one), 'slices' (DICOM
+    that names no series, `key`: its folder), 'image' (`key`: its name, or that of the header of a pair) or 'rest' (kept whole,
+    `key`: its folder). `source` and `wrapped` as in Group; a series may have files of both kinds.
+    """
+
+    kind: str
+    key: str
+    source: str
+    study: str = ""
+    wrapped: bool = False
+
+
+def member(path: Path, name: str) -> Member:
+    """What the header of one file says; files that break the rules of their format are kept whole.
+
+    Raises StorageError where the file cannot be read, UnsupportedInputError where its name is not Unicode.
+    """
+    folder = str(PurePosixPath(portable(name)).parent)
+    try:
+        header, wrapped = _dicom_header(path, name)
+        group = None if header else _group_in_folder(path, name, "file")
+    except UnsupportedInputError:
+        header, wrapped, group = None, False, None
+    if header and header.texts.get(dicom.SERIES):
+        return Member("series", header.texts[dicom.SERIES], "dicom", header.texts.get(dicom.STUDY, ""), wrapped)
+    if header:
+        return Member("slices", folder, "dicom", wrapped=wrapped)
+    if group and group.name == f"{name}.mdz":
+        return Member("image", name, group.source, wrapped=group.wrapped)
+    return Member("rest", folder, STORED)
+
+
+def paired(files: Mapping[str, Path]) -> dict[str, Member]:
+    """Those of the files, given by their names, that are one of a header and its samples in two files."""
+    return {
+        name: Member("image", pair.header, pair.source, wrapped=pair.packed)
+        for pair in pairs.among(files, IMAGES)
+        for name in (pair.header, pair.data)
+    }
+
+
+def _dicom_header(path: Path, name: str) -> tuple[dicom.Header | None, bool]:
+    """The header of a DICOM file, with or without pixels, None for any other; and whether the file is in gzip."""
+    try:
+        with path.open("rb") as file:
+            source = _detected(file.read(HEAD_BYTES))
+            if source is not None and source.name == "dicom":
+                return dicom.header_of(file, file.seek(0, os.SEEK_END), name), False
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    packed = None if source else _inside_gzip(path, name)
+    if packed is None or packed.name != "dicom":
+        return None, False
+    content = _gathered(gzip.pieces(path, name))
+    return dicom.header_of(io.BytesIO(content), len(content), name), True
 
 
 def read(group: Group) -> tuple[Skeleton, list[Volume]]:
@@ -257,7 +318,7 @@ def _named_group(path: Path, guarantee: str, store: bool) -> Group:
     except UnsupportedInputError:
         if not store:
             raise
-        name = _portable(path.name)
+        name = portable(path.name)
         return Group(f"{name}.mdz", STORED, ((name, path),))
 
 
@@ -268,12 +329,12 @@ def _pair_with(path: Path) -> Group | None:
 
 
 def _pair_group(pair: pairs.Pair, files: Mapping[str, Path]) -> Group:
-    members = tuple((_portable(name), files[name]) for name in sorted((pair.header, pair.data)))
+    members = tuple((portable(name), files[name]) for name in sorted((pair.header, pair.data)))
     return Group(f"{pair.header}.mdz", pair.source, members, wrapped=pair.packed)
 
 
 def _file_group(path: Path, guarantee: str) -> Group:
-    name = _portable(path.name)
+    name = portable(path.name)
     source, _ = _recognised(path, name)
     if source is not None:
         return Group(f"{name}.mdz", source.name, ((name, path),))
@@ -341,10 +402,10 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
         regular = [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
     except OSError as error:
         raise _unreadable(str(error.filename), error) from error
-    return sorted((_portable(path.relative_to(folder).as_posix()), path) for path in regular)
+    return sorted((portable(path.relative_to(folder).as_posix()), path) for path in regular)
 
 
-def _portable(name: str) -> str:
+def portable(name: str) -> str:
     """A file name as it is; raises UnsupportedInputError for one that no archive could hold, as it is not Unicode."""
     try:
         name.encode()

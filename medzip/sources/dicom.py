@@ -42,6 +42,7 @@ from medzip.sources.wrappers.streams import Opened, opened
 from medzip.volume import FileSkeleton, Segment, Skeleton, Volume, Voxels
 
 TRANSFER_SYNTAX = 0x00020010
+STUDY = 0x0020000D
 SERIES = 0x0020000E
 SAMPLES_PER_PIXEL = 0x00280002
 PHOTOMETRIC = 0x00280004
@@ -54,7 +55,7 @@ BITS_STORED = 0x00280101
 PIXEL_REPRESENTATION = 0x00280103
 FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS = 0x7FE00008, 0x7FE00009, 0x7FE00010
 NUMBERS = {SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED, PIXEL_REPRESENTATION}
-TEXTS = {SERIES, INSTANCE_NUMBER, POSITION, ORIENTATION, PHOTOMETRIC, NUMBER_OF_FRAMES, PIXEL_SPACING}
+TEXTS = {STUDY, SERIES, INSTANCE_NUMBER, POSITION, ORIENTATION, PHOTOMETRIC, NUMBER_OF_FRAMES, PIXEL_SPACING}
 TEXTS |= {tag for tags in KEYS for tag in tags}
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -148,6 +149,12 @@ def scan(file: BinaryIO, size: int, name: str, *, inflated: bool = False) -> Hea
         elif element.tag in TEXTS:
             header.texts[element.tag] = _text(elements.value(element))
     return header
+
+
+def header_of(file: BinaryIO, size: int, name: str) -> Header:
+    """`scan`, with deflated data sets looked into."""
+    header = scan(file, size, name)
+    return header if header.deflated is None else _scan_inflated(file, header, name)
 
 
 def _scan_inflated(file: BinaryIO, header: Header, name: str) -> Header:
@@ -328,9 +335,7 @@ class DicomSource:
 
     def archive_name(self, file: BinaryIO, size: int, name: str) -> str | None:
         """'series-<digest>.mdz', the digest over series (or folder, where a file names no series), orientation and size."""
-        header = scan(file, size, name)
-        if header.deflated is not None:
-            header = _scan_inflated(file, header, name)
+        header = header_of(file, size, name)
         if header.pixels is None:
             return None
         series = header.texts.get(SERIES) or ("folder", str(PurePosixPath(name).parent))

@@ -1,0 +1,160 @@
+"""Worker processes that stay warm, and may die: a death costs the job that the worker had, and no other.
+
+`concurrent.futures.ProcessPoolExecutor` gives up all its workers and jobs when one is killed, and does not say whose fault it
+was. Here each worker has a pipe of its own. A worker whose coordinator is gone ends at its next word to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Self
+
+from medzip.errors import MedzipError
+
+EXIT_CODE_OF_BUG = 70
+Work = Callable[[Any, Callable[[str, int, int], None]], Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed: the error's type and exit code, which tell nothing of a patient, and its text, which may name files."""
+
+    type: str
+    exit_code: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a job is: phase, done, total, as in `medzip.pipeline`."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Died:
+    """The worker ended without an answer: killed, out of memory, or crashed."""
+
+    exit_code: int | None
+
+
+class Pool:
+    """`size` workers; a context manager that ends them. Jobs and their results are pickled."""
+
+    def __init__(self, size: int) -> None:
+        self._context = multiprocessing.get_context("spawn")  # forked threads of compiled code are not safe
+        self._workers: list[_Worker | None] = [None] * size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            if worker:
+                worker.end()
+
+    @property
+    def free(self) -> bool:
+        return any(worker is None or worker.tag is None for worker in self._workers)
+
+    @property
+    def busy(self) -> bool:
+        return any(worker and worker.tag is not None for worker in self._workers)
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker.process.pid for worker in self._workers if worker and worker.process.pid]
+
+    def submit(self, tag: int, work: Work, job: object) -> None:
+        """Gives a job to a free worker; `tag` (a number) comes back with everything that is heard of it."""
+        index = next(i for i, worker in enumerate(self._workers) if worker is None or worker.tag is None)
+        worker = self._workers[index] or _Worker(self._context)
+        self._workers[index] = worker
+        worker.tag = tag
+        with contextlib.suppress(OSError):  # it died while it was idle: `wait` hears of it
+            worker.pipe.send((work, job))
+
+    def wait(self, seconds: float) -> list[tuple[int, Any]]:
+        """What was heard meanwhile: (tag, Progressed, Failure, Died or the result)."""
+        working = {worker.pipe: i for i, worker in enumerate(self._workers) if worker and worker.tag is not None}
+        heard: list[tuple[int, Any]] = []
+        for pipe in wait(list(working), seconds):
+            index = working[pipe]  # type: ignore[index]  # `wait` gives back what it was given
+            worker = self._workers[index]
+            assert worker is not None and worker.tag is not None
+            tag = worker.tag
+            try:
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                message = Died(worker.end())
+                self._workers[index] = None
+            else:
+                worker.tag = worker.tag if isinstance(message, Progressed) else None
+            heard.append((tag, message))
+        return heard
+
+
+class _Worker:
+    """A process and the pipe to it; `tag` is that of its job, None while it has none."""
+
+    def __init__(self, context: multiprocessing.context.SpawnContext) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.tag: int | None = None
+
+    def end(self) -> int | None:
+        """Ends the process, if it has not ended, and tells its exit code."""
+        self.pipe.close()
+        self.process.join(0.2)
+        if self.process.is_alive():
+            self.process.terminate()
+        self.process.join()
+        return self.process.exitcode
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _serve(pipe: Connection) -> None:
+    """A worker's life: jobs until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the coordinator ends its workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+    def progress(phase: str, done: int, total: int) -> None:
+        pipe.send(Progressed(phase, done, total))
+
+    while True:
+        try:
+            work, job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        answer: object
+        try:
+            answer = work(job, progress)
+        except MedzipError as error:
+            answer = Failure(type(error).__name__, error.exit_code, str(error))
+        except OSError as error:
+            answer = Failure("StorageError", 6, str(error))
+        except MemoryError:
+            answer = Failure(
+                "StorageError", 6, "expected enough memory, found too little; use a machine with more, or fewer --jobs"
+            )
+        except Exception as error:
+            answer = Failure(type(error).__name__, EXIT_CODE_OF_BUG, repr(error))
+        pipe.send(answer)

@@ -1,0 +1,122 @@
+"""`medzip scrub`: rolling proof that the archives are what was committed, those first that were proved longest ago."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from medzip import pipeline
+from medzip.archiving import audit, records, sums
+from medzip.archiving.audit import now
+from medzip.archiving.giving_back import KEPT, use_weights_of
+from medzip.archiving.jobs import sha256_of
+from medzip.archiving.ledger import Ledger, Row
+from medzip.archiving.store import PRIVATE, Store
+from medzip.errors import ArchiveDamagedError, MedzipError, StorageError
+
+DUE = f"{KEPT} AND (damage IS NOT NULL OR proved IS NULL OR proved < ?)"
+BATCH = 500
+Progress = Callable[[str, int, int], None]
+Complain = Callable[[str, MedzipError], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds; None is no limit. `duration` ends the scrub after the archive at work, `age` leaves out what was proved since.
+    `decode` decodes every archive too, which proves the program and the weights besides the bytes."""
+
+    duration: float | None = None
+    age: float | None = None
+    decode: bool = False
+
+
+@dataclass
+class Scrubbed:
+    """`left` were due and are for the next time; `oldest` is when the one was proved that was proved longest ago, None where
+    one never was since the ledger was rebuilt."""
+
+    archives: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    left: int = 0
+    oldest: str | None = None
+    seconds: float = 0.0
+
+
+def scrub(store: Store, limits: Limits, progress: Progress, complain: Complain) -> Scrubbed:
+    """Compares archives with their SHA-256 and remembers when; what is damaged is told to `complain`, the ledger and the audit
+    trail, and is looked at again the next time. Raises StorageError, ArchiveDamagedError (the ledger)."""
+    began, scrubbed = time.monotonic(), Scrubbed()
+    use_weights_of(store)
+    with Ledger(store.ledger) as ledger:
+        _check_toolkit(store, ledger, scrubbed, complain)
+        before = (datetime.now(UTC) - timedelta(seconds=limits.age or 0)).isoformat(timespec="microseconds")
+        scrubbed.left = total = ledger.number(f"SELECT count(*) FROM archives WHERE {DUE}", before)
+        for row in _due(ledger, before):
+            _prove(store, ledger, row, limits.decode, scrubbed, complain)
+            scrubbed.left = max(scrubbed.left - 1, 0)
+            progress("scrub", total - scrubbed.left, total)
+            if limits.duration is not None and time.monotonic() - began >= limits.duration:
+                break
+        oldest = ledger.execute(f"SELECT count(*), count(proved), min(proved) FROM archives WHERE {KEPT}").fetchone()
+        scrubbed.oldest = oldest[2] if oldest[0] == oldest[1] else None
+        facts = {"archives": scrubbed.archives, "damaged": scrubbed.damaged, "left": scrubbed.left, "decoded": limits.decode}
+        records.tell(store, ledger, audit.event("scrubbed", **facts))
+    scrubbed.seconds = time.monotonic() - began
+    return scrubbed
+
+
+def _due(ledger: Ledger, before: str) -> Iterator[Row]:
+    """What is damaged first, then what was never proved, then by age; what was proved or found damaged meanwhile is left out."""
+    yield from ledger.rows(f"{KEPT} AND damage IS NOT NULL ORDER BY name")
+    while batch := ledger.rows(f"{DUE} AND damage IS NULL ORDER BY proved, name LIMIT {BATCH}", before):
+        yield from batch
+
+
+def _prove(store: Store, ledger: Ledger, row: Row, decode: bool, scrubbed: Scrubbed, complain: Complain) -> None:
+    path = store.archive(row.name)
+    try:
+        if sha256_of(path) != row.sha256:
+            raise ArchiveDamagedError(f"{path}: expected SHA-256 {row.sha256}, found another; restore it from a copy")
+        if decode:
+            pipeline.verify(path)
+    except MedzipError as error:
+        if not ledger.rows("id = ? AND name = ?", row.id, row.name):
+            return  # forgotten meanwhile
+        if isinstance(error, StorageError) and not path.exists():
+            error = ArchiveDamagedError(f"{path}: expected the archive, found none; restore it from a copy")
+        _note(store, ledger, row, error, scrubbed, complain)
+        return
+    healed = ledger.number("SELECT damage IS NOT NULL FROM archives WHERE id = ?", row.id)
+    with ledger.transaction():
+        ledger.execute("UPDATE archives SET proved = ?, damage = NULL WHERE id = ?", now(), row.id)
+    if healed:
+        records.tell(store, ledger, audit.event("good again", archive=row.name, sha256=row.sha256))
+    scrubbed.archives += 1
+    scrubbed.bytes += row.archive_bytes
+
+
+def _note(store: Store, ledger: Ledger, row: Row, error: MedzipError, scrubbed: Scrubbed, complain: Complain) -> None:
+    with ledger.transaction():
+        ledger.execute("UPDATE archives SET damage = ? WHERE id = ?", type(error).__name__, row.id)
+    records.tell(store, ledger, audit.event("damage found", archive=row.name, sha256=row.sha256, error=type(error).__name__))
+    scrubbed.damaged += 1
+    complain(row.name, error)
+
+
+def _check_toolkit(store: Store, ledger: Ledger, scrubbed: Scrubbed, complain: Complain) -> None:
+    """Format, tables and decoder are as SHA256SUMS says, and every weights file that an archive needs is there."""
+    wanted = {name: digest for name, digest in sums.read(store).items() if name.startswith(PRIVATE + "/")}
+    for row in ledger.execute(f"SELECT DISTINCT weights FROM archives WHERE {KEPT}").fetchall():
+        digests = records.weights_in(row[0])
+        wanted |= {f"{PRIVATE}/weights/{digest}.safetensors": digest for digest in digests}
+    for name, digest in sorted(wanted.items()):
+        path = store.archive(name)
+        if not path.is_file() or sha256_of(path) != digest:
+            scrubbed.damaged += 1
+            records.tell(store, ledger, audit.event("damage found", file=name, sha256=digest))
+            complain(
+                name, ArchiveDamagedError(f"{path}: expected SHA-256 {digest}, found another or none; restore it from a copy")
+            )

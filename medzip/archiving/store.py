@@ -1,0 +1,187 @@
+"""DST: archives in folders of two digits, and `_medzip/` with all that is no archive.
+
+DST/3f/3f0c...mdz    DST/SHA256SUMS    DST/_medzip/{ledger.sqlite, audit.jsonl, site.key, FORMAT.md, weights/ ...}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from medzip.archiving import names
+from medzip.container.storage import AtomicFile, sync_folder
+from medzip.errors import StorageError, UsageError
+from medzip.outputs import SUFFIX
+
+PRIVATE = "_medzip"
+KEY_BYTES = 32
+SHARD = re.compile(r"[0-9a-f]{2}")
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of archives (`root`) and the site key of its names; no bytes where the key is not here, and not needed."""
+
+    root: Path
+    key: bytes
+
+    @property
+    def private(self) -> Path:
+        return self.root / PRIVATE
+
+    @property
+    def ledger(self) -> Path:
+        return self.private / "ledger.sqlite"
+
+    @property
+    def audit(self) -> Path:
+        return self.private / "audit.jsonl"
+
+    @property
+    def sums(self) -> Path:
+        return self.root / "SHA256SUMS"
+
+    @property
+    def weights(self) -> Path:
+        return self.private / "weights"
+
+    @property
+    def forgotten(self) -> Path:
+        return self.private / "forgotten"
+
+    def archive(self, name: str) -> Path:
+        return self.root.joinpath(*name.split("/"))
+
+    def digest(self, kind: str, identity: str) -> str:
+        """What stands for a UID outside the archives. Raises UsageError where the key is not here."""
+        if not self.key:
+            raise UsageError(f"{self.private / 'site.key'}: expected the site key of the archives' names, found none")
+        return names.digest(self.key, kind, identity)
+
+    def tombstones(self) -> set[str]:
+        """Digests of the series that were forgotten, and must not come back."""
+        return {path.stem for path in self.forgotten.glob("*.json")}
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Nobody else writes archives or the ledger meanwhile; what killed processes left under temporary names is removed."""
+        with locked(
+            self.private / "lock.sqlite", 1.0, f"{self.root}: expected to work on it alone, found another medzip at work"
+        ):
+            self._sweep()
+            yield
+
+    def archives(self) -> Iterator[str]:
+        """Names of all archives that lie here, sorted."""
+        for folder in sorted(self._shards()):
+            yield from sorted(f"{folder.name}/{path.name}" for path in folder.glob("*" + SUFFIX) if path.name[0] != ".")
+
+    def archives_of(self, stem: str) -> list[str]:
+        """Names of the archives, all parts, of the series that a digest stands for."""
+        return sorted(f"{stem[:2]}/{path.name}" for path in (self.root / stem[:2]).glob(f"{stem}*{SUFFIX}"))
+
+    def _shards(self) -> Iterator[Path]:
+        return (Path(entry.path) for entry in os.scandir(self.root) if SHARD.fullmatch(entry.name) and entry.is_dir())
+
+    def _sweep(self) -> None:
+        for folder in (*self._shards(), self.root, self.private, self.weights, self.forgotten):
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(folder):
+                    if TEMPORARY.fullmatch(entry.name):
+                        Path(entry.path).unlink(missing_ok=True)
+
+
+def create(root: Path, key_file: Path | None) -> Store:
+    """The store at `root`, made if need be. Raises UsageError where its key is another or is missing."""
+    private = root / PRIVATE
+    try:
+        private.mkdir(parents=True, exist_ok=True)
+        for folder in (private / "weights", private / "forgotten"):
+            folder.mkdir(exist_ok=True)
+        sync_folder(root)
+        own = private / "site.key"
+        if key_file is None and not own.exists() and not (private / "key-id").exists():
+            _write_key(own)
+    except OSError as error:
+        raise StorageError(f"{root}: {error.strerror}; expected a folder that medzip may write to") from error
+    store = Store(root, _key(root, key_file))
+    if not (private / "key-id").exists():
+        write_file(private / "key-id", _key_id(store.key))
+    return store
+
+
+def open_store(root: Path, key_file: Path | None = None) -> Store:
+    """The store at `root`; its key may be missing unless its file is named. Raises UsageError where there is no store."""
+    if not (root / PRIVATE).is_dir():
+        raise UsageError(f"{root}: expected a folder that `medzip archive` wrote, found no {PRIVATE} in it; check the path")
+    if key_file is None and not (root / PRIVATE / "site.key").exists():
+        return Store(root, b"")
+    return Store(root, _key(root, key_file))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replaces a small file as a whole, durably."""
+    with AtomicFile(path, overwrite=True) as file:
+        file.write(data)
+        file.seal()
+        file.publish()
+
+
+@contextmanager
+def locked(path: Path, patience: float, refusal: str) -> Iterator[None]:
+    """A lock that ends with its process, however that ends: SQLite has one on every system.
+
+    Raises StorageError after `patience` seconds.
+    """
+    try:
+        connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: cannot be used as a lock ({error}); check its permissions") from error
+    try:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"{refusal} ({error}); wait for it, or end it") from error
+        yield
+    finally:
+        connection.close()
+
+
+def _write_key(path: Path) -> None:
+    """A new site key, readable by its owner alone from its first byte on."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_hex(KEY_BYTES).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def _key(root: Path, key_file: Path | None) -> bytes:
+    path = root / PRIVATE / "site.key" if key_file is None else key_file
+    try:
+        key = bytes.fromhex(path.read_text("ascii").strip())
+    except OSError as error:
+        raise UsageError(f"{path}: expected the site key of {root}: {error.strerror}; name its file with --key-file") from error
+    except ValueError:
+        key = b""
+    if len(key) < KEY_BYTES:
+        raise UsageError(f"{path}: expected a site key of {KEY_BYTES} bytes or more in hexadecimal, found something else")
+    identity = root / PRIVATE / "key-id"
+    if identity.exists() and identity.read_bytes() != _key_id(key):
+        raise UsageError(f"{path}: expected the site key that the archives in {root} are named with, found another")
+    return key
+
+
+def _key_id(key: bytes) -> bytes:
+    return names.digest(key, "key", "id").encode() + b"\n"
