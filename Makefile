@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict medzip
+	$(BIN)/mypy --strict medzip tools/unmdz.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 $(INSTALLED): pyproject.toml

@@ -1,0 +1,1284 @@
+#!/usr/bin/env python3
+"""unmdz: gives back the files in medzip archives. The second decoder, written from medzip/container/FORMAT.md alone.
+
+    python tools/unmdz.py scan.nii.mdz [-o FOLDER]        # or a folder of archives with its medzip-tree.json
+
+It needs Python 3.11 and numpy, the file `tables.bin` (11.1), the weights files that archives name (14.5), the command `zstd`
+(Debian package zstd) and, where an archive uses JPEG XL, `djxl` (package libjxl-tools). It shares no code with medzip, reads best
+beside FORMAT.md, whose sections the docstrings name, and is slow: some thousand voxels a second.
+
+Out of its scope: chunks of float models (15), parity and salvage (8, 10: it refuses what is damaged), fragments of lossless JPEG
+and JPEG-LS (18.2, 18.3), and deflate streams (19). Each is refused with a message. Chunks of kind `numeric` (6.2) need the Python
+package pcodec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TABLES = REPOSITORY / "medzip" / "exact" / "tables.bin"
+WEIGHTS = REPOSITORY / "medzip" / "weights"
+PACKAGES = {"zstd": "zstd", "djxl": "libjxl-tools"}
+
+
+class RefusedError(Exception):
+    """An archive is not restored (0.2); `code` is the exit code."""
+
+    code = 3
+
+
+class TruncatedError(RefusedError):
+    """The bytes end too early."""
+
+
+class DamagedError(RefusedError):
+    """Something is not as FORMAT.md says."""
+
+
+class UnsupportedError(RefusedError):
+    """Intact as far as one sees, but of a kind that this decoder does not know."""
+
+    code = 2
+
+
+class MissingError(RefusedError):
+    """Weights or a command are missing."""
+
+    code = 5
+
+
+# ---- 2 Conventions ----
+
+
+def crc_table() -> list[int]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [n >> 1 ^ (0x82F63B78 if n & 1 else 0) for n in table]
+    return table
+
+
+CRC_TABLE = crc_table()
+
+
+def crc32c(data: bytes) -> int:
+    """2.2"""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = CRC_TABLE[crc & 255 ^ byte] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+class Cursor:
+    """Takes bytes from the front of `data`; what ends too early is damage."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data, self.name, self.at = data, name, 0
+
+    def take(self, count: int) -> bytes:
+        if not 0 <= count <= len(self.data) - self.at:
+            raise DamagedError(f"{self.name} ends too early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def integer(self, size: int, order: Any = "little") -> int:
+        return int.from_bytes(self.take(size), order)
+
+    def number(self) -> int:
+        """LEB128 (18)."""
+        value = 0
+        for shift in range(0, 63, 7):
+            byte = self.integer(1)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise DamagedError(f"{self.name}: a number of more than 63 bits")
+
+    def block(self) -> bytes:
+        """A number n and n bytes (18)."""
+        return self.take(self.number())
+
+    def end(self) -> None:
+        if self.at != len(self.data):
+            raise DamagedError(f"{self.name} is followed by other bytes")
+
+
+def cbor(data: bytes, name: str) -> Any:
+    """The item that `data` is (2.3)."""
+    cursor = Cursor(data, name)
+    item = cbor_item(cursor, 0)
+    cursor.end()
+    return item
+
+
+def cbor_item(cursor: Cursor, depth: int) -> Any:
+    first = cursor.integer(1)
+    major, short = first >> 5, first & 31
+    if major == 6 or short > 27 or (depth == 16 and major in (4, 5)):
+        raise DamagedError(f"{cursor.name}: CBOR nested too deep, a tag or an indefinite length")
+    if major == 7:
+        if short in (20, 21, 22):
+            return {20: False, 21: True, 22: None}[short]
+        if short not in (25, 26, 27):
+            raise DamagedError(f"{cursor.name}: CBOR of a kind that archives do not have")
+        return struct.unpack({25: ">e", 26: ">f", 27: ">d"}[short], cursor.take(1 << short - 24))[0]
+    n = short if short < 24 else cursor.integer(1 << short - 24, "big")
+    if major < 2:
+        return n if major == 0 else -1 - n
+    if major == 2:
+        return cursor.take(n)
+    if major == 3:
+        return cursor.take(n).decode()
+    if major == 4:
+        return [cbor_item(cursor, depth + 1) for _ in range(n)]
+    items: dict[str, Any] = {}
+    for _ in range(n):
+        key = cbor_item(cursor, depth + 1)
+        if not isinstance(key, str) or key in items:
+            raise DamagedError(f"{cursor.name}: a key that is no text, or repeated")
+        items[key] = cbor_item(cursor, depth + 1)
+    return items
+
+
+def whole(item: Any, low: int, high: int, what: str) -> int:
+    """`item`, if it is an integer of low..high."""
+    if not isinstance(item, int) or isinstance(item, bool) or not low <= item <= high:
+        raise DamagedError(f"{what} is not an integer of {low} to {high}")
+    return item
+
+
+# ---- 1, 3 to 10 Container ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    kind: str
+    offset: int
+    payload: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """An entry of `volumes` (4.1)."""
+
+    slices: int
+    rows: int
+    columns: int
+    colours: int
+    dtype: np.dtype[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    header: dict[str, Any]
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    head: dict[str, Any]
+    volumes: list[Volume]
+    files: list[dict[str, Any]]
+    skeleton: bytes
+    chunks: list[Chunk]
+
+
+MAGIC = bytes.fromhex("894D445A0D0A1A0A")
+DTYPES = ("|u1", "<u2", "<u4", "<u8", "|i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8")
+
+
+def tail_of(data: bytes) -> tuple[int, int, int] | None:
+    """Offsets of INDX and PARI and the length in TAIL (9); None where it is not intact."""
+    mark, index, parity, length, crc = struct.unpack("<4sQQQI", data[-32:].rjust(32, b"\0"))
+    return (index, parity, length) if mark == b"TAIL" and crc == crc32c(data[-32:-4]) else None
+
+
+def sections_of(data: bytes) -> Iterator[Section]:
+    """All sections up to PARI, their CRCs good (3.2); PARI itself, which is not used here, with whatever it holds (8)."""
+    at, kind = len(MAGIC), ""
+    while kind != "PARI":
+        header = data[at : at + 20]
+        if len(header) < 20:
+            raise TruncatedError("the archive ends where a section should begin")
+        name, flags, length, crc = struct.unpack("<4sIQI", header)
+        if crc32c(header[:16]) != crc or not re.fullmatch(rb"[A-Z0-9]{4}", name):
+            raise DamagedError(f"the header of the section at byte {at} is damaged")
+        kind = name.decode()
+        if length > len(data) - at - 24:
+            raise TruncatedError(f"section {kind} at byte {at} goes beyond the end of the archive")
+        if flags > 1 or (flags == 1 and kind not in ("HEAD", "FILE", "SKEL", "BASE", "CHNK", "INDX", "PARI")):
+            raise UnsupportedError(f"section {kind} at byte {at} is not known to this decoder, and needed")
+        payload, end = data[at + 20 : at + 20 + length], at + 24 + length
+        if kind != "PARI" and crc32c(payload) != struct.unpack("<I", data[end - 4 : end])[0]:
+            raise DamagedError(f"section {kind} at byte {at} is damaged")
+        yield Section(kind, at, payload)
+        at = end
+
+
+def read_archive(data: bytes) -> Archive:
+    """Sections, in order, without gaps, and as INDX and TAIL have them (1, 7, 9, 10)."""
+    tail = tail_of(data)
+    if data[:8] != MAGIC:
+        raise DamagedError("the magic is damaged") if tail else UnsupportedError("no medzip archive")
+    if tail and tail[2] != len(data):
+        raise DamagedError(f"the archive says that it has {tail[2]} bytes, but has {len(data)}")
+    sections: list[Section] = []
+    head: dict[str, Any] = {}
+    for section in sections_of(data):
+        if not sections:
+            if section.kind != "HEAD":
+                raise DamagedError("HEAD is not the first section")
+            head = cbor(section.payload, "HEAD")
+            if head["format"][0] != 1:
+                raise UnsupportedError(f"format {head['format']}: this decoder knows 1.0")
+        sections.append(section)
+    kinds = [section.kind for section in sections]
+    if (
+        kinds[:3] != ["HEAD", "FILE", "SKEL"]
+        or kinds[-2:] != ["INDX", "PARI"]
+        or any(kinds.count(kind) > 1 for kind in ("HEAD", "FILE", "SKEL", "INDX", "PARI"))
+    ):
+        raise DamagedError("sections are missing, repeated or out of order")
+    end = sections[-1].offset + 24 + len(sections[-1].payload)
+    if end != len(data) - 32:
+        raise TruncatedError("TAIL is missing") if end > len(data) - 32 else DamagedError("there are bytes between PARI and TAIL")
+    if tail and tail[:2] != (sections[-2].offset, sections[-1].offset):
+        raise DamagedError("TAIL points elsewhere")
+    chunks = []
+    for section, entry in zip(sections[:-2], cbor(sections[-2].payload, "INDX")["sections"], strict=True):
+        place = [section.kind, section.offset, len(section.payload)]
+        if section.kind == "CHNK":
+            chunks.append(read_chunk(section.payload))
+            place += [chunks[-1].header.get(key) for key in ("volume", "first", "count")]
+        if entry[: len(place)] != place:
+            raise DamagedError("INDX says other things than the sections")
+    volumes = [read_volume(entry) for entry in head.get("volumes", [])]
+    return Archive(head, volumes, cbor(sections[1].payload, "FILE"), sections[2].payload, chunks)
+
+
+def read_volume(entry: dict[str, Any]) -> Volume:
+    shape = [whole(n, 1, 2**63 - 1, "an extent of a volume") for n in entry["shape"]]
+    if len(shape) not in (3, 4) or shape[3:] not in ([], [3]) or entry["dtype"] not in DTYPES:
+        raise DamagedError("a volume with a shape or dtype that cannot be")
+    return Volume(shape[0], shape[1], shape[2], 3 if shape[3:] else 1, np.dtype(entry["dtype"]))
+
+
+def read_chunk(payload: bytes) -> Chunk:
+    """6"""
+    cursor = Cursor(payload, "a chunk's header")
+    length = cursor.integer(4)
+    header = cbor(cursor.take(length), "a chunk's header")
+    if cursor.integer(4) != crc32c(payload[: 4 + length]):
+        raise DamagedError("a chunk's header is damaged")
+    return Chunk(header, payload[8 + length :])
+
+
+# ---- Other people's codecs ----
+
+
+def command(arguments: str, data: bytes, source: str) -> list[bytes]:
+    """Content of the files that a command makes of the file `source` with `data`, by the numbers in their names."""
+    name = arguments.split()[0]
+    if shutil.which(name) is None:
+        raise MissingError(f"the command {name} is missing; on Debian: apt-get install {PACKAGES[name]}")
+    with tempfile.TemporaryDirectory(prefix="unmdz") as folder:
+        Path(folder, source).write_bytes(data)
+        run = subprocess.run(arguments.split(), cwd=folder, capture_output=True, check=False)
+        made = [path for path in Path(folder).iterdir() if path.name != source]
+        if run.returncode or not made:
+            raise DamagedError(f"{name} refuses the data: {run.stderr.decode(errors='replace').strip()[-200:]}")
+        made.sort(key=lambda path: int("0" + "".join(re.findall("[0-9]", path.name))))
+        return [path.read_bytes() for path in made]
+
+
+def zstd(data: bytes, length: int | None = None) -> bytes:
+    """Content of a Zstandard frame, of `length` bytes if that is known."""
+    [content] = command("zstd -d -q --long=27 in.zst -o out", data, "in.zst")
+    if length not in (None, len(content)):
+        raise DamagedError(f"{len(content)} bytes in a Zstandard frame, expected {length}")
+    return content
+
+
+def jpeg_xl(data: bytes, planes: int, rows: int, columns: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Samples of kind `jpeg_xl` (6.2), by way of one PGM file a frame."""
+    frames = command("djxl in.jxl out.pgm", data, "in.jxl")
+    top = 256**dtype.itemsize - 1
+    header = b"P5\n%d %d\n%d\n" % (columns, rows, top)
+    size = rows * columns * dtype.itemsize
+    if len(frames) != planes or any(not frame.startswith(header) or len(frame) != len(header) + size for frame in frames):
+        raise DamagedError("JPEG XL frames of another number, size or depth")
+    samples = np.frombuffer(b"".join(frame[-size:] for frame in frames), f">u{dtype.itemsize}")
+    if dtype.kind == "i":
+        samples = samples ^ (top + 1 >> 1)
+    return samples.astype(f"<u{dtype.itemsize}").view(dtype).reshape(planes, rows, columns)
+
+
+def numeric(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Samples of kind `numeric` (6.2)."""
+    try:
+        from pcodec import standalone
+    except ImportError:
+        raise MissingError("a chunk of kind numeric needs the Python package pcodec: pip install pcodec") from None
+    samples = standalone.simple_decompress(data)
+    if samples is None or samples.dtype != dtype:
+        raise DamagedError("a chunk of kind numeric holds numbers of another type")
+    return np.asarray(samples).reshape(shape)
+
+
+# ---- 11 Symbols, 12 Range coder ----
+
+
+class Tables:
+    """The tables of 11.1 that logistics need."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise MissingError(f"{path} is missing: name the file tables.bin of medzip with --tables")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != "c17db2c86e2a558da9a25ef917b26e1ce7f4bfdb46e8d12d32e869c1944196f6":
+            raise MissingError(f"{path} is not the file tables.bin that FORMAT.md means")
+        entries = np.frombuffer(data, "<i4").astype(np.int64)
+        self.logistic = np.append(entries[4097:8194], entries[8193])  # the last twice: beyond the table the CDF is flat
+        self.octave, self.inverse_octave = entries[8194:8210], entries[8210:8226]
+
+    def scale(self, code: Integers) -> Integers:
+        """s of 11.2, in units of 2^-12 of a value."""
+        return (self.octave[code % 16] << (code >> 4)) >> 7
+
+    def half_cdf(self, z: Integers) -> Integers:
+        """H of 11.1 for logistics."""
+        i, r = np.minimum(z >> 15, 4096), z & 0x7FFF
+        here, after = self.logistic[i], self.logistic[np.minimum(i + 1, 4096)]
+        result: Integers = here + ((r * (after - here)) >> 15)
+        return result
+
+
+def log2_up(n: Integers) -> Integers:
+    """The smallest integers r >= 0 with 2^r >= n."""
+    return np.frexp(np.maximum(n - 1, 0).astype(np.float64))[1].astype(np.int64)
+
+
+class RangeDecoder:
+    """12"""
+
+    def __init__(self, data: bytes) -> None:
+        if not data or len(data) % 4:
+            raise DamagedError("the data of a chunk are no words of 32 bits")
+        self.words = np.frombuffer(data, "<u4").tolist()
+        self.at, self.lower, self.range = 2, 0, 2**64 - 1
+        self.point = self.words[0] << 32 | (self.words[1] if len(self.words) > 1 else 0)
+
+    def symbol(self, cumulative: list[int]) -> int:
+        """The next symbol, by F(0) to F(16)."""
+        scale = self.range >> 24
+        quantile = (self.point - self.lower) % 2**64 // scale
+        if quantile >= 2**24:
+            raise DamagedError("the data of a chunk select no symbol")
+        symbol = bisect_right(cumulative, quantile) - 1
+        self.lower = (self.lower + scale * cumulative[symbol]) % 2**64
+        self.range = scale * (cumulative[symbol + 1] - cumulative[symbol])
+        if self.range < 2**32:
+            word = self.words[self.at] if self.at < len(self.words) else 0
+            self.lower, self.range, self.point, self.at = (
+                self.lower << 32 & 2**64 - 1,
+                self.range << 32,
+                (self.point << 32 & 2**64 - 1) | word,
+                self.at + 1,
+            )
+        return symbol
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixtures:
+    """Weights, means and scale codes (11.1) of n mixtures of K logistics: (n, K) each."""
+
+    weight: Integers
+    mean: Integers
+    code: Integers
+
+    def of(self, which: Integers) -> Mixtures:
+        return Mixtures(self.weight[which], self.mean[which], self.code[which])
+
+
+class SymbolDecoder:
+    """Samples of low..high from symbols (11.2), those of one step at a time."""
+
+    def __init__(self, data: bytes, low: int, high: int, tables: Tables) -> None:
+        self.coder, self.low, self.high, self.tables = RangeDecoder(data), low, high, tables
+
+    def cumulative(self, bounds: Integers, mixtures: Mixtures) -> list[list[int]]:
+        """F of 12 from the PMFs of 11.3, for boundaries E (n, 17)."""
+        ends = np.where(bounds == self.low, -(2**33), np.where(bounds == self.high + 1, 2**33, bounds))
+        distance = ((ends << 12) - 2**11)[:, :, None] - mixtures.mean[:, None, :]
+        code = mixtures.code[:, None, :]
+        z = (np.abs(distance) * self.tables.inverse_octave[code % 16]) >> ((code >> 4) + 1)
+        c = (mixtures.weight[:, None, :] * np.sign(distance) * self.tables.half_cdf(z)).sum(axis=2)
+        mass = np.diff(c, axis=1)
+        small = mass.sum(axis=1) < mixtures.weight.sum(axis=1) << 14
+        mass[small] = np.diff(bounds[small], axis=1) > 0
+        f = 1 + mass * (2**16 - 16) // mass.sum(axis=1, keepdims=True)
+        f[np.arange(len(f)), f.argmax(axis=1)] += 2**16 - f.sum(axis=1)
+        before = np.cumsum(f, axis=1) - f
+        cumulative = ((before * (2**24 - 16)) >> 16) + np.arange(16)
+        return [[*row, 2**24] for row in cumulative.tolist()]
+
+    def narrow(self, bounds: Integers, mixtures: Mixtures) -> tuple[Integers, Integers, Integers]:
+        """One symbol each: symbols, starts and ends of the intervals that they select."""
+        symbols = np.array([self.coder.symbol(row) for row in self.cumulative(bounds, mixtures)], np.int64)
+        rows = np.arange(len(bounds))
+        start, end = bounds[rows, symbols], bounds[rows, symbols + 1]
+        if (start >= end).any():
+            raise DamagedError("the data of a chunk select an empty interval")
+        return symbols, start, end
+
+    def step(self, mixtures: Mixtures) -> Integers:
+        """The samples (n) of a step, in its order."""
+        low, high, i = self.low, self.high, np.arange(17)
+        w, m = mixtures.weight, mixtures.mean
+        total = w.sum(axis=1)
+        centre = np.clip(((w * m).sum(axis=1) // total + 2**11) >> 12, low, high)
+        reach = np.minimum(self.tables.scale(mixtures.code) + np.abs(m - (centre << 12)[:, None]), 2**46)
+        reach = np.minimum((((w * reach).sum(axis=1) // total) * 7) >> 13, high - low + 1)
+        q = log2_up((reach + 6) // 7)
+        bounds = np.clip(centre[:, None] + ((i - 8) << q[:, None]), low, high + 1)
+        bounds[:, 0], bounds[:, 16] = low, high + 1
+        first, start, end = self.narrow(bounds, mixtures)
+        tail = np.flatnonzero(((first == 0) | (first == 15)) & (end - start > 1))
+        while len(tail):
+            a, b, unit = start[tail, None], end[tail, None], 1 << q[tail, None]
+            lower = np.where(i == 0, a, np.maximum(a, b - ((1 << (16 - i)) - 1) * unit))
+            upper = np.where(i == 16, b, np.minimum(b, a + ((1 << i) - 1) * unit))
+            symbols, start[tail], end[tail] = self.narrow(np.where(first[tail, None] == 0, lower, upper), mixtures.of(tail))
+            tail = tail[(symbols == first[tail]) & (end[tail] - start[tail] > 1)]
+            q[tail] = np.minimum(q[tail] + 15, 33)
+        while len(wide := np.flatnonzero(end - start > 1)):
+            a, b = start[wide, None], end[wide, None]
+            r = log2_up((b - a + 15) // 16)
+            _, start[wide], end[wide] = self.narrow(np.minimum(a + (i << r), b), mixtures.of(wide))
+        return start
+
+
+def steps(shape: tuple[int, int, int], per_row: int, planes: Integers) -> Iterator[tuple[Integers, Integers, Integers]]:
+    """z, y and x of the samples of each step, in order; plane z begins with step planes[z], row y per_row y later (13, 14)."""
+    z, y = (n.ravel() for n in np.mgrid[: shape[0], : shape[1]])
+    begins = planes[z] + per_row * y
+    order = np.lexsort((z, begins))
+    z, y, begins = z[order], y[order], begins[order]
+    for step in range(int(begins[-1]) + shape[2]):
+        now = slice(*np.searchsorted(begins, (step - shape[2], step), side="right"))
+        if now.start < now.stop:
+            yield z[now], y[now], step - begins[now]
+
+
+def side_range(side: dict[str, Any], dtype: np.dtype[Any]) -> tuple[int, int]:
+    """`low` and `high` (13, 14)."""
+    if dtype.kind not in "iu" or dtype.itemsize > 4:
+        raise DamagedError(f"a chunk of kind model with samples of {dtype}")
+    limits = np.iinfo(dtype)
+    low = whole(side["low"], int(limits.min), int(limits.max), "low")
+    return low, whole(side["high"], low, int(limits.max), "high")
+
+
+# ---- 13 Parametric model ----
+
+# fmt: off
+PARAMETRIC = np.array((
+    (0, 0, -1), (0, -1, 0), (0, -1, 1), (0, -1, -1), (0, 0, -2), (0, -2, 0), (0, -1, 2), (0, -1, -2), (0, -2, -1), (0, -2, 1),
+    (0, -1, -3), (0, 0, -3), (0, -2, 2), (0, -2, -2), (0, -3, 0), (-1, 0, 0), (-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0),
+    (-1, 1, 1), (-1, 1, -1), (-1, -1, 1), (-1, -1, -1),
+))
+# fmt: on
+
+
+class Contexts:
+    """Sums and counts of contexts (13)."""
+
+    def __init__(self, sums: Integers, count: int) -> None:
+        self.sums, self.counts = sums, np.full_like(sums, count)
+
+    def learn(self, contexts: Integers, amounts: Integers) -> None:
+        np.add.at(self.sums, contexts, amounts)
+        np.add.at(self.counts, contexts, 1)
+        r = np.maximum(log2_up(self.counts[contexts]) - 10, 0)
+        _, one_each = np.unique(contexts, return_index=True)
+        contexts, r = contexts[one_each], r[one_each]
+        self.sums[contexts] >>= r
+        self.counts[contexts] >>= r
+
+
+def parametric_places(z: Integers, y: Integers, x: Integers, shape: tuple[int, int, int]) -> tuple[Integers, NDArray[np.bool_]]:
+    """Places of V for the 24 neighbours of each sample in the flat chunk, -1 for a zero, and whether they lie inside."""
+    _, rows, columns = shape
+    q, r, c = (place[:, None] + PARAMETRIC[:, axis] for axis, place in enumerate((z, y, x)))
+    inside = (q >= 0) & (r >= 0) & (r < rows) & (c >= 0) & (c < columns)
+    own_row = (y == 0)[:, None] & (q == z[:, None])
+    ahead = np.where(own_row, np.where(x[:, None] == 0, 0, np.minimum(c, x[:, None])), np.minimum(c, columns))
+    row, column = np.select(
+        [r < 0, c < 0, r == rows, c >= columns],
+        [np.stack([0 * r, ahead - 1]), np.stack([r - 1, 0 * c]), np.stack([r - 1, c]), np.stack([r, 0 * c + columns - 1])],
+        np.stack([r, c]),
+    )
+    zero = (q < 0) | ((r < 0) & ((c <= 0) | (ahead == 0))) | ((c < 0) & (r == 0)) | ((r == rows) & (c >= columns))
+    return np.where(zero, -1, (q * rows + row) * columns + column), inside
+
+
+def parametric(
+    header: dict[str, Any], data: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], tables: Tables
+) -> Integers:
+    """Samples of a chunk of model `parametric`."""
+    side = header["side"]
+    low, high = side_range(side, dtype)
+    taps = np.zeros((2, 24), np.int64)
+    if side["taps"]:
+        taps[0, :15], taps[1] = (
+            [whole(tap, -4096, 4096, "a tap") for tap in row] if len(row) == length else []
+            for row, length in zip(side["taps"], (15, 24), strict=True)
+        )
+    top, size = high - low, int(np.prod(shape))
+    values, errors = np.zeros(size + 1, np.int64), np.zeros(size + 1, np.int64)  # the last one, place -1, stays 0
+    if top == 0:
+        return values[:-1].reshape(shape) + low
+    levels = np.array([round(2 ** (j / 2)) for j in (0, *range(2, 76))])
+    scales = tables.scale(np.arange(640))
+    spreads = Contexts(np.repeat(4 * np.append(0, levels) // 18, 76), 4)
+    biases = Contexts(np.zeros(64 * 76, np.int64), 0)
+    decoder = SymbolDecoder(data, 0, top, tables)
+    for z, y, x in steps(shape, 3, 5 * np.arange(shape[0])):
+        places, inside = parametric_places(z, y, x, shape)
+        n, e = values[places], np.where(inside, errors[places], 0)
+        base = 3 * (n[:, 0] + n[:, 1]) + n[:, 2] + n[:, 3]
+        raw = (base << 9) + (((8 * n - base[:, None]) * taps[np.minimum(z, 1)]).sum(axis=1) >> 1)
+        near = e[:, :6] @ np.array((3, 3, 2, 2, 1, 1))
+        activity = near + np.where(z == 0, near >> 1, e[:, 15:20] @ np.array((2, 1, 1, 1, 1)))
+        spread = np.abs(n[:, (0, 1, 1, 0, 1)] - n[:, (3, 3, 2, 4, 5)]).sum(axis=1)
+        a = np.searchsorted(levels, activity, side="right")
+        pattern = ((n[:, :6] << 12) > raw[:, None]) @ (1 << np.arange(6))
+        of_spread, of_bias = 76 * a + np.searchsorted(levels, spread, side="right"), 76 * pattern + a
+        mean = np.clip(raw + biases.sums[of_bias] // (biases.counts[of_bias] + 16), 0, top << 12)
+        code = np.searchsorted(scales, (spreads.sums[of_spread] << 8) // spreads.counts[of_spread])
+        codes = np.clip(code[:, None] + (-11, 7), 0, 639)
+        v = decoder.step(Mixtures(np.full_like(codes, 1) * (29, 3), np.repeat(mean[:, None], 2, axis=1), codes))
+        here = (z * shape[1] + y) * shape[2] + x
+        values[here], errors[here] = v, np.minimum(np.abs((v << 12) - mean) >> 8, 2**30)
+        spreads.learn(of_spread, errors[here])
+        biases.learn(of_bias, (v << 12) - raw)
+    return values[:-1].reshape(shape) + low
+
+
+# ---- 14 Pixel model ----
+
+
+def box(plane: int, rows: range, columns: range) -> list[tuple[int, int, int]]:
+    return [(plane, row, column) for row in rows for column in columns]
+
+
+NEIGHBOURS = np.array(
+    [(0, 0, -1 - i) for i in range(5)]
+    + box(0, range(-1, 0), range(-4, 4))
+    + box(0, range(-2, -1), range(-4, 4))
+    + box(0, range(-3, -2), range(-3, 3))
+    + box(0, range(-4, -3), range(-2, 3))
+    + box(-1, range(-2, 3), range(-2, 3))
+    + box(-2, range(-1, 2), range(-1, 2))
+)
+# fmt: off
+ERRORS = np.array((
+    (0, 0, -1), (0, -1, 0), (0, -1, -1), (0, -1, 1), (0, 0, -2), (0, -2, 0), (0, -1, 2),
+    (-1, 0, 0), (-1, 0, 1), (-1, 1, 0), (-1, 0, -1), (-1, -1, 0),
+))
+# fmt: on
+TEN = (0, 1, 7, 8, 9, 10, 11, 16, 17, 18)
+REGRESSORS = (0, 1, 2, 6, 7, 8, 9, 10, 11, 12, 15, 16, 17, 18, 19, 23, 24, 25, 39, 43, 44, 45, 49)
+Layer = tuple[Integers, Integers, Integers]  # W, B and t
+
+
+class Network:
+    """14.4. Layers of integers, multiplied in binary64: every partial sum is below 2^30 (14.5), so nothing is ever rounded."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = layers
+        self.transposed = [weight.T.astype(np.float64) for weight, _, _ in layers]
+
+    def outputs(self, features: Integers) -> tuple[Integers, Integers]:
+        """Sums S of layer `out` (n, 3 K), and its shifts."""
+        a = features
+        for number, (weight, bias, shift) in enumerate(self.layers[:-1]):
+            s = (a.astype(np.float64) @ self.transposed[number]).astype(np.int64) + bias
+            given = (np.maximum(s, s >> 4) + ((1 << shift) >> 1)) >> shift
+            a = np.clip(given + a if number and weight.shape[0] == weight.shape[1] else given, -127, 127)
+        sums = np.hstack([a, features]).astype(np.float64) @ self.transposed[-1]
+        return sums.astype(np.int64) + self.layers[-1][1], self.layers[-1][2]
+
+
+def sums_fit(layers: list[Layer]) -> bool:
+    """The last check of 14.5."""
+    return all(int((128 * np.abs(weight).sum(axis=1) + np.abs(bias)).max()) < 2**30 for weight, bias, _ in layers)
+
+
+def read_weights(folder: Path, digest: bytes) -> list[Layer]:
+    """Layers of the weights file with this SHA-256 (14.5)."""
+    for path in sorted(folder.glob("*.safetensors")):
+        data = path.read_bytes()
+        if hashlib.sha256(data).digest() == digest:
+            break
+    else:
+        raise MissingError(f"no weights with SHA-256 {digest.hex()} in {folder}: name the folder that has them with --weights")
+    length = int.from_bytes(data[:8], "little")
+    tensors: dict[str, Integers] = {}
+    for name, entry in json.loads(data[8 : 8 + length]).items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            numbers = np.frombuffer(data[8 + length + begin : 8 + length + end], {"I8": "<i1", "I32": "<i4"}[entry["dtype"]])
+            tensors[name] = numbers.reshape(entry["shape"]).astype(np.int64)
+    hidden = sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors)
+    layers: list[Layer] = []
+    width = 96
+    for name in [*(f"hidden.{i}" for i in range(hidden)), "out"]:
+        weight, bias, shift = (tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift"))
+        outputs, least, inputs = (
+            (len(weight) % 3 or not 3 <= len(weight) <= 24, 4, width + 96) if name == "out" else (len(weight) % 16, 0, width)
+        )
+        if outputs or weight.shape[1] != inputs or not len(weight) == len(bias) == len(shift):
+            raise MissingError(f"{path}: layers that do not fit each other")
+        if np.abs(weight).max() > 127 or shift.min() < least or shift.max() > 30:
+            raise MissingError(f"{path}: weights or shifts that are too large")
+        layers.append((weight, bias, shift))
+        width = len(weight)
+    if not sums_fit(layers):
+        raise MissingError(f"{path}: sums beyond 32 bits")
+    return layers
+
+
+class AdapterBits:
+    """Lists of numbers in Rice codes (14.6)."""
+
+    def __init__(self, data: bytes) -> None:
+        self.bits, self.at = "".join(f"{byte:08b}" for byte in data), 0
+
+    def fixed(self, count: int) -> int:
+        if self.at + count > len(self.bits):
+            raise DamagedError("an adapter ends too early")
+        self.at += count
+        return int(self.bits[self.at - count : self.at] or "0", 2)
+
+    def numbers(self, rows: int, columns: int) -> Integers:
+        """(rows, columns)"""
+        result = []
+        k = self.fixed(3) if rows * columns else 0
+        for _ in range(rows * columns):
+            ones = 0
+            while self.fixed(1):
+                ones += 1
+            u = (ones << k) + self.fixed(k)
+            result.append(-(u + 1 >> 1) if u % 2 else u >> 1)
+        if any(abs(q) > 127 for q in result):
+            raise DamagedError("an adapter with numbers that are too large")
+        return np.array(result, np.int64).reshape(rows, columns)
+
+
+def adapted(layers: list[Layer], adapter: bytes) -> list[Layer]:
+    """14.6"""
+    if not 2 <= len(adapter) <= 65536 or adapter[0] > 8:
+        raise DamagedError("an adapter of a length or rank that cannot be")
+    rank, bits = adapter[0], AdapterBits(adapter[1:])
+    changed: list[Layer] = []
+    for weight, bias, shift in layers:
+        outputs, inputs = weight.shape
+        b, u, v = bits.numbers(outputs, 1)[:, 0], bits.numbers(outputs, rank), bits.numbers(rank, inputs)
+        dither = (np.arange(weight.size).reshape(weight.shape) * 2654435761 % 2**32) >> 29
+        changed.append((np.clip(weight + ((dither + u @ v) >> 3), -127, 127), bias + ((b << shift) >> 2), shift))
+    if len(bits.bits) - bits.at > 7 or "1" in bits.bits[bits.at :]:
+        raise DamagedError("an adapter is followed by other bits")
+    if not sums_fit(changed):
+        raise DamagedError("an adapter makes sums beyond 32 bits")
+    return changed
+
+
+class Codes:
+    """Scale codes and what is measured in them (14.2, 14.3)."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.octave, self.inverse = tables.octave, tables.inverse_octave
+
+    def g(self, n: Integers) -> Integers:
+        o = np.frexp(n.astype(np.float64))[1].astype(np.int64) - 1
+        return 16 * o - 1 + np.searchsorted(self.octave, ((n << 8) >> o) << 7, side="right")
+
+    def u(self, d: Integers, c: Integers) -> Integers:
+        o = c >> 4
+        f = np.maximum(o - 8, 0)
+        q, reach = 11 + o - f, 1 << (o + 4)
+        scaled: Integers = ((np.clip(d, -reach, reach) >> f) * self.inverse[c % 16] + (1 << (q - 1))) >> q
+        return np.clip(scaled, -127, 127)
+
+    def v(self, d: Integers, c: Integers) -> Integers:
+        o = c >> 4
+        reach = 1 << (o + 4)
+        scaled: Integers = ((np.clip(d, -reach, reach) >> (o - 10)) * self.inverse[c % 16] + 2**14) >> 15
+        return np.clip(scaled, -1023, 1023)
+
+
+def solve(sums: Integers) -> Integers:
+    """Taps t (n, 23) from the sums D (n, 24, 24), of which the upper triangle is read; each operation in this order (14.2)."""
+    pivots = np.arange(23)
+    sums[:, pivots, pivots] += ((sums[:, pivots, pivots].sum(axis=1) >> 15) + 64)[:, None]
+    d = sums.astype(np.float64)
+    inverse = np.empty((len(d), 23))
+    with np.errstate(all="ignore"):
+        for k in range(23):
+            large = d[:, k, k] > 64
+            inverse[:, k] = np.where(large, 1 / np.where(large, d[:, k, k], 1), 1 / 64)
+            factor = d[:, k, k + 1 : 23] * inverse[:, k, None]
+            d[:, k + 1 : 23, k + 1 :] -= factor[:, :, None] * d[:, k, None, k + 1 :]
+        for k in reversed(range(23)):
+            d[:, k, 23] *= inverse[:, k]
+            d[:, :k, 23] -= d[:, :k, k] * d[:, k, 23, None]
+        t = 4096 * d[:, :23, 23]
+        t = np.where(t >= -32768, np.minimum(t, 32768), -32768)
+        return np.floor(t + 32768.5).astype(np.int64) - 32768
+
+
+class Equations:
+    """Sums C of the segments, and the taps that follow from them (14.2)."""
+
+    ROWS = 8  # kept of each plane: a segment needs rows y - 1 and y - 2, and y + 3 of the plane before, which is 5 rows ahead
+
+    def __init__(self, planes: int, rows: int, columns: int) -> None:
+        self.last_row, self.group = rows - 1, max(4, 2048 // columns)
+        self.sums = np.zeros(
+            (planes + 1, self.ROWS, (columns + 7) // 8 + 2, 24, 24), np.int64
+        )  # margins: what does not exist is 0
+        self.taps = np.zeros((planes, rows, 23), np.int64)
+
+    def at(self, z: Integers, y: Integers, s: Integers) -> tuple[Integers, Integers, Integers]:
+        return z + 1, y % self.ROWS, s + 1
+
+    def begin(self, z: Integers, y: Integers, s: Integers) -> None:
+        """Segments s of rows y of planes z begin; rows above the first are rows of the ring that nothing was written to yet."""
+        above, below = self.sums[self.at(z, y - 1, s)], np.minimum(y + 3, self.last_row)
+        d = 2 * self.sums[self.at(z, y, s - 1)] + 2 * above + self.sums[self.at(z, y - 2, s + 1)]
+        for column, factor in ((s - 1, 1), (s, 2), (s + 1, 1)):
+            d += np.where(z % self.group > 0, factor, 0)[:, None, None] * self.sums[self.at(z - 1, below, column)]
+        self.sums[self.at(z, y, s)] = above - (above >> 3)
+        self.taps[z, y] = solve(d)
+
+    def add(self, z: Integers, y: Integers, s: Integers, q: Integers) -> None:
+        """The equations q (n, 24) of samples, each of another segment."""
+        self.sums[self.at(z, y, s)] += q[:, :, None] * q[:, None, :]
+
+
+def pixel_places(q: Integers, r: Integers, c: Integers, rows: int, columns: int) -> Integers:
+    """Places of V(q, r, c) in the flat chunk, -1 for a zero (14.1)."""
+    row = np.select([r < 0, c < 0], [0 * r, np.minimum(r, rows) - 1], np.minimum(r, rows - 1))
+    column = np.select([r < 0, c < 0], [c - 4, 0 * c], np.minimum(c, columns - 1))
+    zero = (q < 0) | ((r < 0) & (c < 4)) | ((r >= 0) & (c < 0) & (r == 0))
+    return np.where(zero, -1, (q * rows + row) * columns + column)
+
+
+class PixelDecoder:
+    """A chunk of model `pixel`. Names are those of section 14."""
+
+    def __init__(self, shape: tuple[int, int, int], top: int, taps: Integers, network: Network, tables: Tables) -> None:
+        self.shape, self.p_top, self.taps, self.network, self.tables = shape, 16 * top, taps, network, tables
+        self.codes, self.equations = Codes(tables), Equations(*shape)
+        size = int(np.prod(shape)) + 1  # the last one, place -1, stays 0
+        self.positions, self.errors, self.fitted_errors = (np.zeros(size, np.int64) for _ in range(3))
+
+    def neighbours(self, offsets: Integers, z: Integers, y: Integers, x: Integers) -> Integers:
+        """Places (n, offsets)."""
+        plane = np.where(z[:, None] == 1, np.maximum(offsets[:, 0], -1), offsets[:, 0])
+        return pixel_places(z[:, None] + plane, y[:, None] + offsets[:, 1], x[:, None] + offsets[:, 2], *self.shape[1:])
+
+    def decode(self, data: bytes) -> Integers:
+        """Positions of all samples."""
+        decoder = SymbolDecoder(data, 0, self.p_top // 16, self.tables)
+        z, group = np.arange(self.shape[0]), self.equations.group
+        planes = z // group * max(8 * self.shape[1], 40 * group) + 40 * (z % group)
+        for z, y, x in steps(self.shape, 8, planes):
+            if x[0] % 8 == 0:  # then it is so for all samples of the step
+                self.equations.begin(z, y, x // 8)
+            n = self.positions[self.neighbours(NEIGHBOURS, z, y, x)]
+            left = (3 * (n[:, 0] + n[:, 9]) + n[:, 8] + n[:, 10] + 4) >> 3
+            n[z == 0, 32:] = left[z == 0, None]
+            relative = n - left[:, None]
+            fitted = np.clip(left + ((2**9 + (relative * self.taps[np.minimum(z, 1)]).sum(axis=1)) >> 10), 0, self.p_top)
+            q = relative[:, REGRESSORS]
+            a = np.clip(left + ((2**11 + (q * self.equations.taps[z, y]).sum(axis=1)) >> 12), 0, self.p_top)
+            features, s = self.features(z, n, left, fitted, a, self.neighbours(ERRORS, z, y, x))
+            p = 16 * decoder.step(self.mixtures(features, s, a))
+            here = (z * self.shape[1] + y) * self.shape[2] + x
+            self.positions[here], self.errors[here], self.fitted_errors[here] = p, p - a, p - fitted
+            c = self.codes.g(1024 + np.abs(relative[:, TEN]).sum(axis=1))
+            self.equations.add(z, y, x // 8, self.codes.v(np.column_stack([q, p - left]), c[:, None]))
+        return self.positions[:-1]
+
+    def features(
+        self, z: Integers, n: Integers, left: Integers, fitted: Integers, a: Integers, errors: Integers
+    ) -> tuple[Integers, Integers]:
+        """The 96 features, and scale codes s (14.3)."""
+        g, u = self.codes.g, self.codes.u
+        e, e_fitted = self.errors[errors], self.fitted_errors[errors[:, :7]]
+        e[z == 0, 7:] = 0
+        first = z == 0
+        shares = np.array((3, 3, 2, 2, 1, 1, 1))
+        h, h_fitted = np.abs(e[:, :7]) @ shares, np.abs(e_fitted) @ shares
+        b = np.abs(e[:, 7:]) @ np.array((3, 1, 1, 1, 1))
+        big = g(80 + h + np.where(first, h >> 1, b))
+        s = big - 69
+        t = g(80 + np.abs(n[:, TEN] - a[:, None]).sum(axis=1))
+        around = u(n - a[:, None], (t - 53)[:, None])
+        around[first, 32:] = 0
+        p_top = np.full_like(a, self.p_top)
+        columns = [
+            around,
+            u(e, s[:, None]),
+            u(e_fitted[:, :4], s[:, None]),
+            u(np.stack([fitted - a, left - a], axis=1), s[:, None]),
+            t + 16 - big,
+            g(80 + 5 * np.abs(e[:, :4]).sum(axis=1)) - big,
+            g(80 + h_fitted + (h_fitted >> 1)) - big,
+            np.where(first, 0, g(80 + 3 * b) - big),
+            (s >> 1) - 80,
+            u(a, s),
+            u(p_top - a, s),
+            ((a * ((254 << 32) // self.p_top)) >> 32) - 127,
+            (g(p_top + 1) >> 1) - 80,
+            np.where(first, 0, 64),
+            np.where(z < 2, 0, 64),
+            12 * (n[:, TEN] == n[:, :1]).sum(axis=1) - 60,
+        ]
+        return np.clip(np.column_stack(columns), -127, 127), s
+
+    def mixtures(self, features: Integers, s: Integers, a: Integers) -> Mixtures:
+        """14.4"""
+        sums, shift = self.network.outputs(features)
+        count = len(shift) // 3
+        shift = shift - np.repeat((0, 4, 0), count)
+        logit, mean, octave = np.split((sums + ((1 << shift) >> 1)) >> shift, 3, axis=1)
+        r = (count - 1).bit_length()
+        d = logit.max(axis=1, keepdims=True) - logit
+        weight = np.where(d < 224, self.tables.inverse_octave[d % 16] >> np.minimum((d >> 4) + r, 63), 0)
+        sigma = self.tables.scale(np.clip(s, 0, 639))[:, None]
+        m = np.clip((a << 8)[:, None] + ((np.clip(mean, -8192, 8192) * sigma) >> 8), -(2**45), 2**45)
+        return Mixtures(weight, m, np.clip(s[:, None] + octave, 0, 639))
+
+
+def pixel(
+    header: dict[str, Any], data: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], tables: Tables, weights: Path
+) -> Integers:
+    """Samples of a chunk of model `pixel` (14)."""
+    side = header["side"]
+    low, high = side_range(side, dtype)
+    if not 0 <= len(side["taps"]) <= 2:
+        raise DamagedError("taps of more than two kinds")
+    taps = np.zeros((2, 66), np.int64)
+    for row, length, given in zip((0, 1), (32, 66), reversed(side["taps"]), strict=False):
+        if len(given) != length:
+            raise DamagedError("another number of taps")
+        taps[row, :length] = [whole(tap, -8192, 8192, "a tap") for tap in given]
+    layers = read_weights(weights, header["weights"])
+    if "adapter" in side:
+        layers = adapted(layers, side["adapter"])
+    if low == high:
+        return np.full(shape, low, np.int64)
+    decoder = PixelDecoder(shape, high - low, taps, Network(layers), tables)
+    return decoder.decode(data).reshape(shape) // 16 + low
+
+
+# ---- 6 Chunks ----
+
+
+def samples_of(chunk: Chunk, volume: Volume, tables: Tables, weights: Path) -> NDArray[Any]:
+    """Samples (planes, rows, columns) of a chunk of a volume, proved by its CRC (6.1)."""
+    header = chunk.header
+    shape = (header["count"], volume.rows, volume.columns)
+    if int(np.prod(shape, dtype=object)) * volume.dtype.itemsize > 2**29:
+        raise DamagedError("a chunk of more than 2^29 bytes")
+    floats, levels = header.get("floats"), header.get("levels")
+    if floats and (volume.dtype.kind != "f" or floats["dtype"] not in ("|u1", "|i1", "<u2", "<i2", "<i4")):
+        raise DamagedError("integers in place of floats, of a type that they cannot have")
+    dtype = np.dtype(floats["dtype"]) if floats else volume.dtype
+    if levels and (dtype.kind == "f" or levels["dtype"] not in ("|u1", "<u2")):
+        raise DamagedError("ranks in place of integers, of a type that they cannot have")
+    coded = np.dtype(levels["dtype"]) if levels else dtype
+    samples = coded_samples(header, chunk.data, shape, coded, tables, weights)
+    if levels:
+        samples = integers_of(samples, levels, dtype)
+    if floats:
+        samples = floats_of(samples.astype(np.int64), floats, volume.dtype)
+    if crc32c(samples.tobytes()) != header["crc"]:
+        raise DamagedError("the samples of a chunk have another CRC than the archive says")
+    return samples
+
+
+def coded_samples(
+    header: dict[str, Any], data: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], tables: Tables, weights: Path
+) -> NDArray[Any]:
+    """6.2"""
+    size, kind, model = int(np.prod(shape)), header["kind"], header.get("model")
+    if kind == "model" and model == "parametric":
+        return parametric(header, data, shape, dtype, tables).astype(dtype)
+    if kind == "model" and model == "pixel":
+        return pixel(header, data, shape, dtype, tables, weights).astype(dtype)
+    if kind == "model" and model in ("llm", "paper"):
+        raise UnsupportedError(f"a chunk of the float model {model}: only the medzip that wrote the archive decodes it (15)")
+    if kind == "jpeg_xl" and dtype.kind in "iu" and dtype.itemsize <= 2:
+        return jpeg_xl(data, *shape, dtype)
+    if kind == "numeric" and (dtype.kind == "f" or dtype.itemsize >= 4):
+        return numeric(data, shape, dtype)
+    if kind == "zstd":
+        planes = np.frombuffer(zstd(data, size * dtype.itemsize), np.uint8).reshape(dtype.itemsize, size)
+        return np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
+    if kind == "stored":
+        return np.frombuffer(data, dtype).reshape(shape)
+    if kind in ("jpeg_xl", "numeric"):
+        raise DamagedError(f"a chunk of kind {kind} with samples of {dtype}")
+    raise UnsupportedError(f"a chunk of kind {kind}, model {model}: this decoder does not know it")
+
+
+def bytewise(data: bytes, dtype: str) -> NDArray[Any]:
+    """Numbers of 32 bits of which first all lowest bytes are stored, then all next ones, and so on (6.3, 6.4)."""
+    numbers: NDArray[Any] = np.ascontiguousarray(np.frombuffer(zstd(data), np.uint8).reshape(4, -1).T).view(dtype)
+    return numbers.ravel()
+
+
+def integers_of(ranks: NDArray[Any], levels: dict[str, Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """6.4"""
+    limits = np.iinfo(dtype)
+    numbers = list(accumulate(bytewise(levels["steps"], "<u4").tolist(), initial=levels["first"]))
+    if int(ranks.max()) >= len(numbers) or numbers[0] < limits.min or numbers[-1] > limits.max:
+        raise DamagedError("ranks that stand for no integers")
+    integers: NDArray[Any] = np.array(numbers, dtype)[ranks]
+    return integers
+
+
+def floats_of(integers: Integers, floats: dict[str, Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """6.3"""
+    bits = f"<u{dtype.itemsize}"
+    with np.errstate(all="ignore"):
+        result = (integers * np.float64(floats["slope"]) + np.float64(floats["offset"])).astype(dtype).view(bits)
+    if floats.get("corrections"):
+        corrections = bytewise(floats["corrections"], "<i4")
+        number = integers - floats.get("first", 0)
+        has = (number >= 0) & (number < len(corrections))
+        result[has] += corrections[number[has]].astype(bits)
+    for n, pattern in floats.get("others", []):
+        result[integers == n] = pattern
+    return result.view(dtype)
+
+
+def decode_volumes(archive: Archive, tables: Tables, weights: Path) -> list[NDArray[Any]]:
+    """Samples of every volume, (slices, colours, rows, columns), from chunks that cover each plane once (6)."""
+    result = []
+    for number, volume in enumerate(archive.volumes):
+        chunks = [chunk for chunk in archive.chunks if chunk.header.get("volume") == number]
+        chunks.sort(key=lambda chunk: int(chunk.header["first"]))
+        plane = 0
+        for chunk in chunks:
+            if whole(chunk.header["first"], 0, 2**63 - 1, "first") != plane:
+                raise DamagedError(f"the chunks of volume {number} do not cover each plane once")
+            plane += whole(chunk.header["count"], 1, 2**63 - 1, "count")
+        if plane != volume.slices * volume.colours:
+            raise DamagedError(f"the chunks of volume {number} do not cover its planes")
+        planes = np.concatenate([samples_of(chunk, volume, tables, weights) for chunk in chunks])
+        result.append(planes.reshape(volume.slices, volume.colours, volume.rows, volume.columns))
+    return result
+
+
+def decode_blobs(archive: Archive) -> dict[int, bytes]:
+    """Bytes by number of blob (6.1)."""
+    result: dict[int, bytes] = {}
+    for chunk in archive.chunks:
+        header = chunk.header
+        if header.get("volume") is None and "blob" in header:
+            if header["kind"] not in ("zstd", "stored") or header["blob"] in result:
+                raise DamagedError("a blob of another kind, or two with the same number")
+            blob = zstd(chunk.data, header["bytes"]) if header["kind"] == "zstd" else chunk.data
+            if len(blob) != header["bytes"] or crc32c(blob) != header["crc"]:
+                raise DamagedError(f"blob {header['blob']} is not what the archive says")
+            result[header["blob"]] = blob
+    return result
+
+
+# ---- 4.3 Skeleton, 18 Encapsulated frames ----
+
+
+class Skeleton:
+    """Makes files of literals, blobs and slices of volumes."""
+
+    def __init__(self, skeleton: bytes, volumes: list[NDArray[Any]], blobs: dict[int, bytes]) -> None:
+        content = Cursor(zstd(skeleton), "SKEL")
+        self.structure = cbor(content.take(content.integer(4)), "SKEL")
+        self.literals = Cursor(content.take(len(content.data) - content.at), "the literals")
+        self.volumes, self.blobs = volumes, blobs
+
+    def files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Name and pieces of each file, which MUST be taken in this order, to the end."""
+        for name, segments in self.structure:
+            yield name, map(self.segment, segments)
+        self.literals.end()
+
+    def segment(self, entry: Any) -> bytes:
+        if isinstance(entry, int) or len(entry) == 1:
+            return self.plain(entry)
+        if len(entry) == 5:
+            return self.run(*entry)
+        if len(entry) == 2 and isinstance(entry[0], int):
+            raise UnsupportedError("a file with deflate streams: this decoder does not make them again (19)")
+        if len(entry) == 2:
+            return self.turns(*entry)
+        if len(entry) == 4:
+            return self.items(*entry)
+        raise DamagedError("SKEL has a segment of a kind that there is not")
+
+    def plain(self, entry: Any) -> bytes:
+        """Literals or a blob."""
+        if isinstance(entry, int):
+            return self.literals.take(entry)
+        if entry[0] not in self.blobs:
+            raise DamagedError(f"blob {entry[0]} is missing")
+        return self.blobs[entry[0]]
+
+    def slices(self, volume: int, first: int, count: int) -> NDArray[Any]:
+        """(slices, colours, rows, columns)"""
+        whole(volume, 0, len(self.volumes) - 1, "the volume of a segment")
+        whole(first, 0, len(self.volumes[volume]), "the first slice of a segment")
+        whole(count, 0, len(self.volumes[volume]) - first, "the slices of a segment")
+        return self.volumes[volume][first : first + count]
+
+    def pixels(self, volume: int, first: int, count: int, dtype: str, planar: bool) -> NDArray[Any]:
+        """Slices in the byte order and order of colours that the file has."""
+        slices = self.slices(volume, first, count)
+        if dtype not in (slices.dtype.str, slices.dtype.newbyteorder(">").str):
+            raise DamagedError(f"a segment of {dtype} of a volume of {slices.dtype}")
+        return (slices if planar else slices.transpose(0, 2, 3, 1)).astype(dtype)
+
+    def run(self, volume: int, first: int, count: int, dtype: str, planar: bool) -> bytes:
+        if dtype not in ("bits", "swapped"):
+            return self.pixels(volume, first, count, dtype, planar).tobytes()
+        samples = self.pixels(volume, first, count, "|u1", planar).ravel()
+        if dtype == "bits":
+            return np.packbits(samples, bitorder="little").tobytes()
+        return np.append(samples, np.zeros(len(samples) % 2, np.uint8)).view("<u2").byteswap().tobytes()
+
+    def turns(self, runs: list[Any], turns: list[int]) -> bytes:
+        """4.3.1"""
+        parts = []
+        for run, turn in zip(runs, turns, strict=True):
+            pixels = self.pixels(*run)
+            whole(turn, 1, 2**63 - 1, "a turn")
+            raw = np.frombuffer(pixels.tobytes(), np.uint8)
+            parts.append(raw.reshape(len(pixels), pixels.shape[1] * pixels.shape[2] // turn, -1))
+        return np.concatenate(parts, axis=2).tobytes()
+
+    def items(self, codec: str, recipe: Any, lengths: list[int], source: list[Any] | None) -> bytes:
+        """18"""
+        recipe = Cursor(self.plain(recipe), "a recipe")
+        if codec == "rle" and source:
+            stream = rle(recipe, self.pixels(source[0], source[1], 1, source[2], True)[0])
+        elif codec == "jpeg_xl" and source is None:
+            length = recipe.number()
+            [stream] = command("djxl in.jxl out.jpg", recipe.block(), "in.jxl")
+            if len(stream) != length:
+                raise DamagedError("a JPEG file of another length than its recipe says")
+        elif codec in ("jpeg_lossless", "jpeg_ls"):
+            raise UnsupportedError(f"frames in {codec}: this decoder does not make them again (18)")
+        else:
+            raise DamagedError("frames of a codec that there is not")
+        recipe.end()
+        rest = len(stream) - sum(whole(length, 0, 2**32 - 1, "the length of a fragment") for length in lengths)
+        fragments = Cursor(stream, "the stream of a frame")
+        return b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", n) + fragments.take(n) for n in (*lengths, rest))
+
+
+def rle(recipe: Cursor, samples: NDArray[Any]) -> bytes:
+    """RLE lossless (18.1) of samples (colours, rows, columns)."""
+    habits, header, count = recipe.number(), recipe.block(), recipe.number()
+    size = samples.dtype.itemsize
+    if habits > 7 or len(header) not in (0, 64) or count != len(samples) * size or count > 15:
+        raise DamagedError("an RLE recipe that does not fit its slice")
+    segments = []
+    for number in range(count):
+        behind = recipe.block()
+        differences = [(recipe.number(), recipe.number()) for _ in range(recipe.number())]
+        channel = samples[number // size].astype(samples.dtype.newbyteorder(">"))
+        octets = channel.view(np.uint8).reshape(-1, size)[:, number % size].tobytes()
+        segments.append(rle_segment(octets, samples.shape[2], habits, differences) + behind)
+    if not header:
+        begins = [64 + sum(map(len, segments[:number])) for number in range(count)]
+        header = struct.pack(f"<{1 + count}I", count, *begins).ljust(64, b"\0")
+    return header + b"".join(segments)
+
+
+def rle_segment(octets: bytes, row: int, habits: int, differences: list[tuple[int, int]]) -> bytes:
+    """Runs of 18.1."""
+    n, p, usual = len(octets), 0, 0
+    long_rows, shortest, enough = bool(habits & 4), 2 + (habits >> 1 & 1), 2 if habits & 1 else 3
+    left = differences[::-1]
+    runs = bytearray()
+
+    def equal(at: int, most: int) -> int:
+        count = 1
+        while count < most and octets[at + count] == octets[at]:
+            count += 1
+        return count
+
+    while p < n:
+        end = min(n if long_rows else (p // row + 1) * row, p + 128)
+        if left and left[-1][0] == usual:
+            control, usual = left.pop()[1], 0
+        else:
+            usual += 1
+            same = equal(p, end - p)
+            e = p + 1
+            while e < end and (e + enough > end or equal(e, enough) < enough):
+                e += 1
+            control = 257 - same if same >= shortest else e - p - 1
+        length = control + 1 if control < 128 else 257 - control if control > 128 else 0
+        if control > 255 or p + length > n or (control > 128 and equal(p, length) < length):
+            raise DamagedError("an RLE recipe with a run that does not fit")
+        runs += bytes([control]) + (octets[p : p + length] if control < 128 else octets[p : p + 1] * (control > 128))
+        p += length
+    if left:
+        raise DamagedError("an RLE recipe with a difference that is not used")
+    return bytes(runs)
+
+
+# ---- 4.2 Files, 16 Folders ----
+
+
+def place_of(name: str, folder: Path) -> Path:
+    """Where a file goes, if its name leads nowhere else (4.2)."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or re.search(r"[\\:\0]", part) for part in parts):
+        raise DamagedError("a file with a name that leads out of the folder")
+    place = folder.joinpath(*parts)
+    if not place.parent.resolve().is_relative_to(folder.resolve()):
+        raise DamagedError("a file with a name that leads through a link out of the folder")
+    return place
+
+
+def restore(path: Path, folder: Path, tables: Path, weights: Path) -> list[Path]:
+    """Restores the files in an archive below `folder`; no file has its name before all have the SHA-256 that they should have."""
+    archive = read_archive(path.read_bytes())
+    expected = {record["name"]: record for record in archive.files}
+    places = {name: place_of(name, folder) for name in expected}
+    if len(expected) != len(archive.files):
+        raise DamagedError("two files with the same name")
+    for place in places.values():
+        if place.exists() or place.is_symlink():
+            raise RefusedError(f"{place} exists: choose another folder")
+    volumes = decode_volumes(archive, Tables(tables), weights)
+    skeleton = Skeleton(archive.skeleton, volumes, decode_blobs(archive))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unmdz", dir=folder) as unproved:
+        made: dict[str, Path] = {}
+        for number, (name, pieces) in enumerate(skeleton.files()):
+            made[name] = Path(unproved, str(number))
+            digest, size = hashlib.sha256(), 0
+            with made[name].open("wb") as file:
+                for piece in pieces:
+                    digest.update(piece)
+                    size += file.write(piece)
+            if name not in expected or (digest.digest(), size) != (expected[name]["sha256"], expected[name]["bytes"]):
+                raise DamagedError("a restored file is not the one that the archive was made of: its SHA-256 differs")
+        if len(made) != len(expected) or len(made) != len(skeleton.structure):
+            raise DamagedError("SKEL and FILE name different files")
+        for name, place in places.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            made[name].rename(place)
+    return list(places.values())
+
+
+def restore_folder(manifest: Path, folder: Path, decode: Callable[[Path], list[Path]]) -> None:
+    """A folder of archives (16)."""
+    tree = json.loads(manifest.read_text(encoding="utf-8"))
+    if tree["medzip_tree"] != 1:
+        raise UnsupportedError("a manifest of a version that this decoder does not know")
+    files = {PurePosixPath(record["path"]): record for record in tree["files"]}
+    restored = [
+        place
+        for name in dict.fromkeys(record["archive"] for record in tree["files"])
+        for place in decode(place_of(name, manifest.parent))
+    ]
+    if {PurePosixPath(place.relative_to(folder).as_posix()) for place in restored} != set(files):
+        raise DamagedError("the archives hold other files than the manifest says")
+    for place in restored:
+        if hashlib.sha256(place.read_bytes()).hexdigest() != files[PurePosixPath(place.relative_to(folder).as_posix())]["sha256"]:
+            raise DamagedError("an archive holds a file that is not the one of the manifest")
+    for name in tree.get("folders", []):
+        place_of(name, folder).mkdir(parents=True, exist_ok=True)
+    for name, target in tree.get("links", {}).items():
+        place_of(name, folder).symlink_to(target)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="unmdz", description="Gives back the files in a medzip archive; slow, for when medzip is gone."
+    )
+    parser.add_argument("archive", type=Path, help="an archive (.mdz), or a folder of archives with its medzip-tree.json")
+    parser.add_argument("-o", "--output", type=Path, default=Path(), metavar="FOLDER", help="where the files go (default: here)")
+    parser.add_argument("--tables", type=Path, default=TABLES, metavar="FILE", help="tables.bin of medzip")
+    parser.add_argument(
+        "--weights", type=Path, default=WEIGHTS, metavar="FOLDER", help="where weights files (.safetensors) are looked for"
+    )
+    given = parser.parse_args(arguments)
+    path = given.archive
+
+    def decode(archive: Path) -> list[Path]:
+        nonlocal path
+        path = archive
+        places = restore(archive, given.output, given.tables, given.weights)
+        for place in places:
+            print(place)
+        return places
+
+    try:
+        if (path / "medzip-tree.json").is_file():
+            restore_folder(path / "medzip-tree.json", given.output, decode)
+        else:
+            decode(path)
+    except RefusedError as refused:
+        print(f"unmdz: {path}: {refused}", file=sys.stderr)
+        return refused.code
+    except OSError as error:
+        print(f"unmdz: {path}: {error}", file=sys.stderr)
+        return 6
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        MemoryError,
+        RecursionError,
+        struct.error,
+    ) as error:
+        # What FORMAT.md does not define is damage (0.2): a table that is not as it says fails where it is used.
+        print(f"unmdz: {path}: damaged: a table that is not as FORMAT.md says ({type(error).__name__}: {error})", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
