@@ -108,15 +108,15 @@ def test_what_is_kept_of_an_image_becomes_a_blob_and_its_header_does_not() -> No
 
 
 def test_native_packed_and_compressed_files_share_volumes_or_number_them_apart(tmp_path: Path) -> None:
-    slices = [image((9, 14), "u2", 4095, seed) for seed in range(2)]
-    compressed = encapsulated([[rle(slices[0], np.random.default_rng(1))]], slices[0], RLE)
-    packed, bits = bitmap(1, 5, 7)
+    slices = [image((9, 14), "u2", 4095, seed) for seed in range(3)]
+    first, last = (encapsulated([[rle(slices[i], np.random.default_rng(1))]], slices[i], RLE) for i in (0, 2))
+    (packed, bits), (other, other_bits) = (bitmap(1, rows, 7) for rows in (5, 6))
     kept = encapsulated([[b"no stream"]], slices[0], JPEG_2000)
-    files = [compressed, packed, native_image(slices[1][None]), packed, compressed, kept]
+    files = [first, packed, native_image(slices[1][None]), other, last, kept]
     skeleton, volumes = taken_apart(*files)
-    np.testing.assert_array_equal(volumes[2].samples, [slices[0], slices[1], slices[0]])
-    assert [volume.samples.shape for volume in volumes] == [(1, 5, 7), (1, 5, 7), (3, 9, 14)]
-    assert {volume.samples.tobytes() for volume in volumes[:2]} == {bits.tobytes()}
+    np.testing.assert_array_equal(volumes[2].samples, slices)
+    assert [volume.samples.shape for volume in volumes] == [(1, 5, 7), (1, 6, 7), (3, 9, 14)]
+    assert {volume.samples.tobytes() for volume in volumes[:2]} == {bits.tobytes(), other_bits.tobytes()}
     payload, blobs = pack(skeleton)
     assert unpack(payload, dict(enumerate(blobs)), "a.mdz", 1 << 30) == skeleton
     source = written(tmp_path / "source", {f"{number}.dcm": file for number, file in enumerate(files)})
