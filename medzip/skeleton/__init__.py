@@ -29,7 +29,7 @@ def pack(skeleton: Skeleton) -> tuple[bytes, list[bytes]]:
     """The payload of SKEL, and the blobs to be stored as chunks, in the order of their numbers."""
     structure, literals, blobs = plain.pack(skeleton)
     payload = packed.pack(structure, literals)
-    if len(skeleton.files) == 1 and len(skeleton.files[0].voxels) <= 1:
+    if sum(max(len(file.voxels), 1) for file in skeleton.files) <= 1:
         return payload, blobs
     jointly = columns.pack(skeleton)
     if jointly is None:
