@@ -148,7 +148,7 @@ def test_any_words_taps_and_adapters_give_both_the_same_samples_or_neither(
 @needs_zstd
 def test_a_folder_comes_back_with_its_manifest(tmp_path: Path) -> None:
     source = tmp_path / "study"
-    written(source / "series", files_of("dcm", smooth((3, 12, 14), "<u2")))
+    written(source / "series", files_of("dcm", smooth((24, 4, 5), "<u2")))
     written(source / "mr", files_of("nii", smooth((2, 8, 9), ">i2")))
     words = [np.random.default_rng(seed) for seed in range(2)]
     written(source / "rle", {f"{seed}.dcm": run_length(shape, words[seed]) for seed, shape in enumerate([(9, 40), (9, 40, 3)])})

@@ -140,13 +140,14 @@ def run_length(samples: Samples, number: int) -> bytes:
 
 def golden() -> dict[str, tuple[str, dict[str, bytes]]]:
     """Preset and files of each archive."""
-    ct, comb = body(4, 20, 22), 13 * body(4, 20, 22)
+    ct, comb, long = body(4, 20, 22), 13 * body(4, 20, 22), body(24, 6, 8)
     k_space = body(4, 16, 12) * 0.5 + 1j * two_levels(4, 16, 12)
     return {
         "pixel_ct": ("default", {"scan.nii": nifti(body(6, 32, 28))}),
         "pixel_8bit": ("default", {"scan.npy": npy((body(5, 24, 27) // 8 + 125).clip(0, 255).astype("u1"))}),
         "pixel_rgb": ("default", {"frames.npy": npy((smooth((3, 16, 54)) % 256).reshape(3, 16, 18, 3).astype("u1"))}),
         "pixel_series": ("default", {f"{'dcab'[z]}.dcm": native(ct[z], z + 1) for z in range(4)}),
+        "columns": ("default", {f"{z:02}.dcm": native(long[z], 24 - z) for z in range(24)}),
         "pixel_fast": ("fast", {"scan.npy": npy((body(6, 32, 28) + 1000).astype("<u2"))}),
         "pixel_max": ("max", {"scan.npy": npy(two_levels(6, 40, 40).astype("<u2"))}),
         "pixel_wide": ("default", {"scan.npy": npy(ridges(5, 2, 512).astype("<u2"))}),

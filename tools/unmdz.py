@@ -273,7 +273,7 @@ def read_archive(data: bytes) -> Archive:
         if entry[: len(place)] != place:
             raise DamagedError("INDX says other things than the sections")
     volumes = [read_volume(entry) for entry in head.get("volumes", [])]
-    return Archive(head, volumes, cbor(sections[1].payload, "FILE"), sections[2].payload, chunks)
+    return Archive(head, volumes, read_files(sections[1].payload), sections[2].payload, chunks)
 
 
 def read_volume(entry: dict[str, Any]) -> Volume:
@@ -1020,6 +1020,150 @@ def decode_blobs(archive: Archive) -> dict[int, bytes]:
     return result
 
 
+# ---- 20 Columns ----
+
+
+COLUMNS_MAX = 2**31
+"""Bytes that this decoder makes of columns at most."""
+
+
+def read_columns(descriptions: list[list[Any]], data: Cursor) -> list[list[bytes]]:
+    """Rows of each column (20.1)."""
+    columns: list[list[bytes]] = []
+    room = COLUMNS_MAX
+    for description in descriptions:
+        if (size := column_size(description, columns, data)) > room:
+            raise UnsupportedError("columns of more bytes than this decoder makes of them")
+        room -= size
+        columns.append(read_column(description, columns, data))
+    data.end()
+    return columns
+
+
+def column_size(description: list[Any], columns: list[list[bytes]], data: Cursor) -> int:
+    """What a column takes at most, about, and not less than its rows."""
+    kind, first, *rest = description
+    if kind == "padded":
+        return sum(len(row) + 16 for row in columns[place(first, columns)])
+    if kind == "joined":
+        rows = len(columns[place(first[0], columns)])
+        return sum(len(row) for c in first for row in columns[place(c, columns)]) + rows * (16 + sum(map(len, rest[0])))
+    n = whole(first, 0, COLUMNS_MAX, "rows")
+    if kind == "same":
+        return 16 * n + whole(rest[0], 0, COLUMNS_MAX, "bytes of a row")
+    if kind == "pick":
+        return n * (16 + max(map(len, columns[place(rest[0], columns)]), default=0))
+    if kind == "numbers":
+        return n * (256 + 20 * len(rest[3]) + sum(whole(size, 0, 64, "digits") for size in (rest[0], rest[1], rest[4])))
+    return 16 * n + len(data.data) - data.at
+
+
+def place(c: Any, columns: list[list[bytes]]) -> int:
+    return whole(c, 0, len(columns) - 1, "a column")
+
+
+def read_column(description: list[Any], columns: list[list[bytes]], data: Cursor) -> list[bytes]:
+    kind, n, *rest = description
+    if kind == "same":
+        return [data.take(rest[0])] * n
+    if kind == "bytes":
+        lengths = [data.number() if rest[0] is None else rest[0] for _ in range(n)]
+        return [data.take(length) for length in lengths]
+    if kind == "planes":
+        octets = data.take(n * rest[0])
+        return [octets[row::n] for row in range(n)]
+    if kind == "pick":
+        rows = columns[place(rest[0], columns)]
+        return [rows[data.number()] for _ in range(n)]
+    if kind == "padded":
+        return [row + bytes([rest[0]]) * (len(row) % 2) for row in columns[place(n, columns)]]
+    if kind == "joined":
+        texts = rest[0]
+        if len(texts) != len(n) + 1:
+            raise DamagedError("texts and columns that do not fit")
+        together = zip(*(columns[place(c, columns)] for c in n), strict=True)
+        return [texts[0] + b"".join(part + text for part, text in zip(row, texts[1:], strict=True)) for row in together]
+    if kind == "numbers":
+        return [decimal(x, *rest[:3]) for x in integers_in(n, rest[3], rest[4], data)]
+    raise DamagedError("a column of a kind that there is not")
+
+
+def integers_in(n: int, starts: list[bytes], width: int, data: Cursor) -> list[int]:
+    """x of 20.1."""
+    if len(starts) > min(2, n) or any(not re.fullmatch(rb"-?[0-9]{1,200}", start) for start in starts):
+        raise DamagedError("numbers with starts that cannot be")
+    count = n - len(starts)
+    octets = data.take(width * count)
+    numbers = []
+    for i in range(count):
+        e = int.from_bytes(octets[i::count], "little")
+        numbers.append(-(e + 1 >> 1) if e % 2 else e >> 1)
+    for start in reversed(starts):
+        numbers = list(accumulate(numbers, initial=int(start)))
+    return numbers
+
+
+def decimal(x: int, digits: int, decimals: int, trimmed: bool) -> bytes:
+    """20.1"""
+    figures = str(abs(x)).zfill(digits + decimals)
+    before, after = figures[: len(figures) - decimals], figures[len(figures) - decimals :]
+    if trimmed:
+        after = after.rstrip("0")
+    point = "." if after or (decimals and not trimmed) else ""
+    return ("-" * (x < 0) + before + point + after).encode()
+
+
+def framed(data: bytes, name: str) -> tuple[Any, Cursor]:
+    """Structure and what follows it (4.3)."""
+    content = Cursor(zstd(data), name)
+    structure = cbor(content.take(content.integer(4)), name)
+    return structure, Cursor(content.take(len(content.data) - content.at), f"what follows the structure of {name}")
+
+
+def read_files(payload: bytes) -> list[dict[str, Any]]:
+    """Maps of the files (4.2, 20.3)."""
+    files = cbor(payload, "FILE")
+    if isinstance(files, list):
+        return files
+    digests, (table, data) = files["sha256"], framed(files["table"], "FILE")
+    columns = read_columns(table["columns"], data)
+    records: list[dict[str, Any]] = [{"sha256": digests[at : at + 32]} for at in range(0, len(digests), 32)]
+    readers: dict[str, Callable[[bytes], Any]] = {"text": bytes.decode, "numbers": int, "items": lambda row: cbor(row, "FILE")}
+    for part, read in readers.items():
+        for key, c in table[part].items():
+            for record, row in zip(records, columns[place(c, columns)], strict=True):
+                if row or part != "items":
+                    record[key] = read(row)
+    return records
+
+
+class Fields:
+    """What stands in place of literals where SKEL is in columns (20.2)."""
+
+    def __init__(self, structure: dict[str, Any], data: Cursor) -> None:
+        columns = read_columns(structure["columns"], data)
+        self.fields = [(head, size, iter(columns[place(c, columns)])) for head, size, c in structure["fields"]]
+        self.last = -1
+        names = iter(columns[place(structure["names"], columns)])
+        templates = structure["templates"]
+        of_files = [templates[whole(t, 0, len(templates) - 1, "a template")] for t, n in structure["files"] for _ in range(n)]
+        self.structure = [(name.decode(), template) for name, template in zip(names, of_files, strict=True)]
+
+    def take(self, distance: int) -> bytes:
+        """The next of the field that is so far behind the last one."""
+        self.last = whole(self.last + 1 + distance, 0, len(self.fields) - 1, "a field")
+        head, size, rows = self.fields[self.last]
+        row = next(rows, None)
+        if row is None or size not in (0, 2, 4, -2, -4):
+            raise DamagedError("a field without a row, or with a size that cannot be")
+        length = len(row).to_bytes(abs(size), "little" if size > 0 else "big") if size else b""
+        return bytes(head + length + row)
+
+    def end(self) -> None:
+        if any(next(rows, None) is not None for _, _, rows in self.fields):
+            raise DamagedError("a field has rows that no file takes")
+
+
 # ---- 4.3 Skeleton, 18 Encapsulated frames ----
 
 
@@ -1027,14 +1171,20 @@ class Skeleton:
     """Makes files of literals, blobs and slices of volumes."""
 
     def __init__(self, skeleton: bytes, volumes: list[NDArray[Any]], blobs: dict[int, bytes]) -> None:
-        content = Cursor(zstd(skeleton), "SKEL")
-        self.structure = cbor(content.take(content.integer(4)), "SKEL")
-        self.literals = Cursor(content.take(len(content.data) - content.at), "the literals")
+        structure, data = framed(skeleton, "SKEL")
+        self.literals: Cursor | Fields = data
+        if isinstance(structure, dict):
+            self.literals = Fields(structure, data)
+            structure = self.literals.structure
+        self.structure = structure
         self.volumes, self.blobs = volumes, blobs
+        self.next_blob, self.next_slice = 0, [0] * len(volumes)
 
     def files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Name and pieces of each file, which MUST be taken in this order, to the end."""
         for name, segments in self.structure:
+            if isinstance(self.literals, Fields):
+                self.literals.last = -1
             yield name, map(self.segment, segments)
         self.literals.end()
 
@@ -1055,25 +1205,27 @@ class Skeleton:
         """Literals or a blob."""
         if isinstance(entry, int):
             return self.literals.take(entry)
-        if entry[0] not in self.blobs:
-            raise DamagedError(f"blob {entry[0]} is missing")
-        return self.blobs[entry[0]]
+        number = self.next_blob if entry[0] is None else entry[0]
+        if number not in self.blobs:
+            raise DamagedError(f"blob {number} is missing")
+        self.next_blob = number + 1
+        return self.blobs[number]
 
-    def slices(self, volume: int, first: int, count: int) -> NDArray[Any]:
-        """(slices, colours, rows, columns)"""
+    def slices(self, volume: int, first: int | None, count: int) -> NDArray[Any]:
+        """(slices, colours, rows, columns), behind those that were named last where `first` is None"""
         whole(volume, 0, len(self.volumes) - 1, "the volume of a segment")
-        whole(first, 0, len(self.volumes[volume]), "the first slice of a segment")
-        whole(count, 0, len(self.volumes[volume]) - first, "the slices of a segment")
+        first = whole(self.next_slice[volume] if first is None else first, 0, len(self.volumes[volume]), "the first slice")
+        self.next_slice[volume] = first + whole(count, 0, len(self.volumes[volume]) - first, "the slices of a segment")
         return self.volumes[volume][first : first + count]
 
-    def pixels(self, volume: int, first: int, count: int, dtype: str, planar: bool) -> NDArray[Any]:
+    def pixels(self, volume: int, first: int | None, count: int, dtype: str, planar: bool) -> NDArray[Any]:
         """Slices in the byte order and order of colours that the file has."""
         slices = self.slices(volume, first, count)
         if dtype not in (slices.dtype.str, slices.dtype.newbyteorder(">").str):
             raise DamagedError(f"a segment of {dtype} of a volume of {slices.dtype}")
         return (slices if planar else slices.transpose(0, 2, 3, 1)).astype(dtype)
 
-    def run(self, volume: int, first: int, count: int, dtype: str, planar: bool) -> bytes:
+    def run(self, volume: int, first: int | None, count: int, dtype: str, planar: bool) -> bytes:
         if dtype not in ("bits", "swapped"):
             return self.pixels(volume, first, count, dtype, planar).tobytes()
         samples = self.pixels(volume, first, count, "|u1", planar).ravel()
