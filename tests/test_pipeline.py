@@ -340,7 +340,7 @@ def test_what_changed_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
             change(source)
         if what == "archive":
             change(source.with_name("scan.npy.mdz"))
-        result = run(call, **options, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        result = run(call, **options | {"env": os.environ | {"PYTHONPATH": str(ROOT)}})
         if what == "after the proof":
             change(source)
         return result

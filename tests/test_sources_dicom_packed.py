@@ -69,8 +69,9 @@ def test_a_number_of_frames_that_is_no_number_follows_from_the_length() -> None:
 
 
 def test_packed_files_and_others_of_a_series_number_their_volumes_apart() -> None:
-    plain = image(np.arange(12, dtype="u2").reshape(1, 3, 4))
-    packed, samples = bitmap(1, 5, 7)
-    _, volumes = taken_apart(plain, packed, plain, packed)
-    assert [volume.samples.shape for volume in volumes] == [(1, 5, 7), (1, 5, 7), (2, 3, 4)]
+    plain, another = (image(first + np.arange(12, dtype="u2").reshape(1, 3, 4)) for first in (0, 5))
+    packed, _ = bitmap(1, 6, 7)
+    last, samples = bitmap(1, 5, 7)
+    _, volumes = taken_apart(plain, packed, another, last)
+    assert [volume.samples.shape for volume in volumes] == [(1, 6, 7), (1, 5, 7), (2, 3, 4)]
     assert (volumes[1].samples == samples).all()
