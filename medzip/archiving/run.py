@@ -163,6 +163,8 @@ class _Run:
                 self.ledger.begin(number)
                 pool.submit(number, jobs.compress_series, self._job(row))
             for number, heard in pool.wait(SECONDS_BETWEEN_LOOKS):
+                if isinstance(heard, Died):
+                    self.store.discard(running[number].row.name)
                 if isinstance(heard, Progressed):
                     self._progressed(running[number], heard)
                 elif isinstance(heard, Died) and deaths[number] < ATTEMPTS - 1:

@@ -91,12 +91,21 @@ class Store:
     def _shards(self) -> Iterator[Path]:
         return (Path(entry.path) for entry in os.scandir(self.root) if SHARD.fullmatch(entry.name) and entry.is_dir())
 
+    def discard(self, name: str) -> None:
+        """Removes what workers that died left of an archive."""
+        path = self.archive(name)
+        _remove_temporaries(path.parent, f".{path.name}.")
+
     def _sweep(self) -> None:
         for folder in (*self._shards(), self.root, self.private, self.weights, self.forgotten):
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(folder):
-                    if TEMPORARY.fullmatch(entry.name):
-                        Path(entry.path).unlink(missing_ok=True)
+            _remove_temporaries(folder)
+
+
+def _remove_temporaries(folder: Path, prefix: str = ".") -> None:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(prefix) and TEMPORARY.fullmatch(entry.name):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def create(root: Path, key_file: Path | None) -> Store:
