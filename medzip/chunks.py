@@ -11,7 +11,6 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -232,16 +231,26 @@ def decode_chunk(
     other numbers than the one that encoded, ModelMissingError where weights are not here. `where` names archive and chunk.
     """
     try:
-        coded, stored_as = dtype, []
-        if "floats" in header:
-            scaling, coded = scaled.from_header(header["floats"], dtype)
-            stored_as.append(lambda integers: scaling.floats(integers, dtype))
-        if "levels" in header:
-            integer, (of_chunk, coded) = coded, levels.from_header(header["levels"], coded)
-            stored_as.append(lambda ranks: of_chunk.samples(ranks, integer))
-        return _decode(header, payload, base, shape, coded, lambda samples: reduce(lambda x, f: f(x), stored_as[::-1], samples))
+        coded, as_stored = _representation(header, dtype)
+        return _decode(header, payload, base, shape, coded, as_stored)
     except (ArchiveDamagedError, ModelMismatchError) as error:
         raise type(error)(f"{where}: {error}") from error
+
+
+def _representation(header: dict[str, Any], dtype: np.dtype[Any]) -> tuple[np.dtype[Any], Callable[[Any], Samples]]:
+    """The dtype of what a chunk codes, and what turns that into the samples of `dtype` that are stored in the file."""
+    if "floats" in header:
+        scaling, integer = scaled.from_header(header["floats"], dtype)
+        coded, as_integers = _of_ranks(header, integer)
+        return coded, lambda samples: scaling.floats(as_integers(samples), dtype)  # type: ignore[arg-type]  # integers, as `coded` says
+    return _of_ranks(header, dtype)
+
+
+def _of_ranks(header: dict[str, Any], dtype: np.dtype[Any]) -> tuple[np.dtype[Any], Callable[[Any], Samples]]:
+    if "levels" not in header:
+        return dtype, lambda samples: samples
+    of_chunk, coded = levels.from_header(header["levels"], dtype)
+    return coded, lambda ranks: of_chunk.samples(ranks, dtype)
 
 
 def _decode(

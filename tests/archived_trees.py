@@ -69,8 +69,8 @@ def start(*arguments: str, code: str = "") -> subprocess.Popen[str]:
     """medzip in a process of its own; `code` is run in it before."""
     program = f"import sys\nfrom medzip.cli import main\nif __name__ == '__main__':\n    {code or 'pass'}\n    sys.exit(main())\n"
     command = [sys.executable, "-c", program] if code else [sys.executable, "-m", "medzip"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *map(str, arguments)], text=True, env=ENVIRONMENT, **pipes)  # type: ignore[call-overload]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, *map(str, arguments)], text=True, env=ENVIRONMENT, stdout=pipe, stderr=pipe)
 
 
 def finished(*arguments: str, code: str = "") -> tuple[int, str, str]:

@@ -304,7 +304,8 @@ class Counted(io.BytesIO):
 
 @pytest.fixture
 def url(path: Path) -> str:
-    fsspec = pytest.importorskip("fsspec")
+    import fsspec
+
     fsspec.filesystem("memory").pipe_file("/scans/scan.mdz", path.read_bytes())
     return "memory://scans/scan.mdz"
 
@@ -316,7 +317,9 @@ def test_a_url_gives_the_same_and_can_be_pickled(url: str, samples: Samples) -> 
 
 
 def test_a_slice_at_a_url_costs_its_chunk_and_not_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = pytest.importorskip("fsspec").filesystem("memory")
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
     noise = np.random.default_rng(1).normal(size=(330, 16, 32)).astype(np.float32)
     data = archived(tmp_path, files_of("npy", noise)).read_bytes()
     monkeypatch.setattr(type(memory), "_open", lambda *_, **__: Counted(data))
@@ -329,7 +332,6 @@ def test_a_slice_at_a_url_costs_its_chunk_and_not_the_archive(tmp_path: Path, mo
 
 
 def test_a_url_that_is_not_there_is_an_error_of_storage() -> None:
-    pytest.importorskip("fsspec")
     with pytest.raises(StorageError):
         medzip.open("memory://nothing/here.mdz")
 

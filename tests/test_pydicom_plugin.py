@@ -168,6 +168,7 @@ def test_what_jpeg_xl_has_no_place_for_is_refused() -> None:
         dataset(np.zeros((1, 5, 7), "u4"), 32).compress(pydicom_plugin.LOSSLESS)
     with pytest.raises(ValueError, match="8 or 16"):
         pydicom_plugin.encoded(np.zeros((5, 7), "i2"), 16)
+    # pydicom's word for a transfer syntax that no plugin writes.
     with pytest.raises(NotImplementedError):
         dataset(np.zeros((1, 5, 7), "u1"), 8).compress(pydicom_plugin.JPEG_RECOMPRESSION)
 

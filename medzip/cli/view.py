@@ -41,8 +41,8 @@ def register(commands: Commands[Parser]) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     try:
-        import nibabel  # noqa: F401
-        import pydicom  # noqa: F401
+        import nibabel  # noqa: F401, its absence is to be told now, not by a page
+        import pydicom  # noqa: F401, the same
 
         from medzip.view import server
         from medzip.view.scan import Scan

@@ -102,11 +102,19 @@ def _as_bytes(rows: Rows, lengths: set[int]) -> _Recipe:
     return _Recipe(lambda _: ["bytes", count, None], b"".join(leb128(len(row)) for row in rows) + data)
 
 
+def _padded(pad: int, sources: list[int]) -> list[Any]:
+    return ["padded", sources[0], pad]
+
+
+def _made(description: list[Any], _sources: list[int]) -> list[Any]:
+    return description
+
+
 def _text_recipes(rows: Rows) -> Iterator[_Recipe]:
     for pad in b" \0":
         if any(row.endswith(bytes([pad])) for row in rows) and all(len(row) % 2 == 0 for row in rows):
             stripped = tuple(row[:-1] if row.endswith(bytes([pad])) else row for row in rows)
-            yield _Recipe(lambda sources, pad=pad: ["padded", sources[0], pad], b"", (stripped,))  # type: ignore[misc]
+            yield _Recipe(functools.partial(_padded, pad), b"", (stripped,))
             return
     if number := _number_format(rows):
         yield from _number_recipes(rows, *number)
@@ -171,7 +179,7 @@ def _number_recipes(rows: Rows, digits: int, decimals: int, trimmed: bool) -> It
         if width <= LARGEST_NUMBER:
             data = b"".join(bytes(plane) for plane in zip(*(n.to_bytes(width, "little") for n in folded), strict=True))
             description = ["numbers", len(rows), digits, decimals, trimmed, list(starts), width]
-            yield _Recipe(lambda _, made=description: made, data, (), sum(map(len, starts)) + 4)  # type: ignore[misc]
+            yield _Recipe(functools.partial(_made, description), data, (), sum(map(len, starts)) + 4)
         if not numbers:
             return
         starts.append(str(numbers[0]).encode())

@@ -59,6 +59,7 @@ def _members(file: BinaryIO, name: str) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(file) as archive:
             return [member for member in archive.infolist() if _is_plain(member)]
+    # NotImplementedError is zipfile's word for versions and methods that it does not read.
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeError) as error:
         raise broken(name, "a ZIP file with a directory", "damage") from error
 
