@@ -18,6 +18,9 @@ class JpegXl:
 
     name = "jpeg_xl"
 
+    def __init__(self, effort: int = EFFORT) -> None:
+        self._effort = effort
+
     def accepts(self, dtype: np.dtype[Any]) -> bool:
         return dtype.kind in "iu" and dtype.itemsize <= 2
 
@@ -26,7 +29,7 @@ class JpegXl:
         import imagecodecs
 
         planes = np.ascontiguousarray(_flip_sign(samples))
-        return bytes(imagecodecs.jpegxl_encode(planes, lossless=True, effort=EFFORT, photometric="gray", numthreads=1))
+        return bytes(imagecodecs.jpegxl_encode(planes, lossless=True, effort=self._effort, photometric="gray", numthreads=1))
 
     def decode(self, payload: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """The samples that `encode` got; raises ArchiveDamagedError."""

@@ -37,7 +37,7 @@ def fit(values: NDArray[np.integer], shape: tuple[int, int, int]) -> tuple[NDArr
     # From the third plane on, all neighbours exist; a chunk of two planes takes the plane before for both.
     first = min(2, shape[0] - 1)
     equations = _equations(values, shape, around.NEIGHBOURS if first else around.NEIGHBOURS[:IN_PLANE_TAPS], first)
-    products = equations.T @ equations
+    products = equations @ equations.T
     own = [*range(IN_PLANE_TAPS), -1]
     return _solved(products) if first else none[0], _solved(products[np.ix_(own, own)])
 
@@ -54,7 +54,7 @@ def prediction(near: Ints, plane: Ints, taps: Ints, taps_in_plane: Ints, top: in
 def _equations(
     values: NDArray[np.integer], shape: tuple[int, int, int], offsets: list[around.Offset], first: int
 ) -> NDArray[np.float64]:
-    """Scaled differences to the local prediction (n, len(offsets) + 1), the sample's own last; from plane `first` on."""
+    """Scaled differences to the local prediction (len(offsets) + 1, n), the sample's own last; from plane `first` on."""
     planes, rows, columns = shape
     size = (planes - first) * rows * columns
     # A multiplicative walk (Knuth, TAOCP 3, 6.4) scatters the samples without a random generator.
@@ -62,14 +62,15 @@ def _equations(
     z, y, x = np.unravel_index(chosen, (planes - first, rows, columns))
     plane, row = around.plane_stride(rows, columns), around.row_stride(columns)
     at = (z + first) * plane + (y + around.TOP) * row + x + around.LEFT
-    places = around.deltas([(max(dz, -first), dy, dx) for dz, dy, dx in offsets], rows, columns)
-    near = values[at[:, None] + places].astype(np.int64)
-    local = around.local(near.T)
-    differences = np.column_stack([near, values[at]]) - local[:, None]
-    texture = np.abs(differences[:, around.NEAREST]).sum(axis=1, keepdims=True) + 80
-    # Rounding to float64 never reaches the next integer: quotients that count are below 2^12, and the texture is below 2^40.
-    scaled = np.floor((differences << (_EQUATION_BITS + 1)) / texture)
-    result: NDArray[np.float64] = np.clip(scaled, -_EQUATION_MAX, _EQUATION_MAX)
+    places = around.deltas([(max(dz, -first), dy, dx) for dz, dy, dx in [*offsets, (0, 0, 0)]], rows, columns)
+    near = values.take(at + places[:, None])
+    # float64 knows all these integers, below 2^50; rounding takes no quotient that counts, below 2^12, to the next integer.
+    differences = near.astype(np.float64) - around.local(near.astype(np.int64))
+    texture = np.abs(differences[around.NEAREST]).sum(axis=0) + 80
+    differences *= 1 << (_EQUATION_BITS + 1)
+    differences /= texture
+    np.floor(differences, out=differences)
+    result: NDArray[np.float64] = np.clip(differences, -_EQUATION_MAX, _EQUATION_MAX, out=differences)
     return result
 
 
