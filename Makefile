@@ -29,5 +29,5 @@ $(INSTALLED): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time this takes a few minutes."
 	@$(PIP) install "$(TORCH)"
-	@$(PIP) install --editable '.[llm,bench,dev]'
+	@$(PIP) install --editable '.[train,bench,dev]'
 	@touch $@

@@ -1,53 +1,75 @@
 """Train the language models of presets `llm` and `paper`: setup > main > fit > validate.
 
     python -m fine_tune.llm --config fine_tune/configs/open_llm.yaml --data DATA --run RUN
+    accelerate launch --num_processes 4 -m fine_tune.llm --config ... --data DATA --run RUN
 
 RUN keeps the checkpoint; the same command goes on from it. `--steps N` ends the training at step N, over whose last
-`decay` share the learning rate falls to zero.
+`decay` share the learning rate falls to zero. The two stages of the published method are two configurations: the first freezes a
+pretrained backbone (`freeze: true`) and trains everything around it, the second starts from the first (`start`) and adds LoRA
+(`lora`). docs/fine_tune.md walks through both.
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from fine_tune.datasets.manifest import TrainingVolume, load, rows, windowed
+from fine_tune import backbones, keeping
+from fine_tune.datasets import catalogue
+from fine_tune.datasets.manifest import TrainingVolume, windowed
 from fine_tune.layouts import Layout, layout_of
+from fine_tune.options import configuration, parser, told
 from fine_tune.training import trained
 from medzip.entropy_model.llm.network import NetworkConfig
+from medzip.errors import UsageError
+
+Rows = list[catalogue.Row]
 
 
-def setup(config: dict[str, Any], data: Path) -> tuple[nn.Module, Layout, list[TrainingVolume]]:
-    """The network, its layout, and the volumes to train on."""
+def setup(config: dict[str, Any], data: Path) -> tuple[nn.Module, Layout, Rows, Rows]:
+    """The network, its layout, and which volumes to train on and to hold out. Raises UsageError for settings that contradict."""
     torch.manual_seed(config["seed"])
-    generator = np.random.default_rng(config["seed"])
-    volumes = [load(data, row) for row in rows(data, config["include"], config.get("exclude", ()))]
-    for volume in list(volumes):
-        if volume.top > 255 and config.get("windowed", False):
-            volumes += [windowed(volume, generator)]
+    training = catalogue.rows(data, config.get("include", ("*",)), config.get("exclude", ()))
+    if "validate" in config:
+        held_out = catalogue.rows(data, config["validate"]) if config["validate"] else []
+        training = catalogue.without_patients_of(training, held_out)
+    else:
+        training, held_out = catalogue.divided(training, config.get("validation_share", 0.1), config["seed"])
+    if not training:
+        raise UsageError(f"{data}: expected volumes of patients to train on, found none; lower validation_share")
+    asked = config["network"]["backbone"]
+    config["network"] = config["network"] | {"backbone": backbones.described(asked)}
     layout = layout_of(NetworkConfig(**config["network"]))
     network = layout.network()
     if start := config.get("start"):
         from safetensors.torch import load_file
 
         network.load_state_dict(load_file(start))
-    if rank := config.get("lora_rank"):
-        from peft import LoraConfig, inject_adapter_in_model
+    elif backbones.is_pretrained(asked):
+        backbones.load_into(network, asked)
+    if config.get("freeze") or config.get("lora"):
+        network.backbone.requires_grad_(False)  # type: ignore[union-attr, operator]  # a module of the network
+    if lora := config.get("lora"):
+        from peft import LoraConfig, get_peft_model
 
-        network.backbone.requires_grad_(False)
-        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        network.backbone = inject_adapter_in_model(lora, network.backbone)
-    return network, layout, volumes
+        settings = LoraConfig(r=lora["rank"], lora_alpha=lora.get("alpha", 2 * lora["rank"]), target_modules="all-linear")
+        network.backbone = get_peft_model(network.backbone, settings)  # type: ignore[assignment, arg-type]
+    return network, layout, training, held_out
+
+
+def volumes_of(data: Path, rows: Rows, config: dict[str, Any]) -> list[TrainingVolume]:
+    """The volumes of these rows, and with `windowed` those of more than 8 bits once more as an 8-bit window."""
+    generator = np.random.default_rng(config["seed"])
+    volumes = [catalogue.load(data, row) for row in rows]
+    return volumes + [windowed(v, generator) for v in volumes if config.get("windowed", False) and v.top > 255]
 
 
 def optimizers(network: nn.Module, config: dict[str, Any]) -> list[torch.optim.Optimizer]:
@@ -61,68 +83,70 @@ def optimizers(network: nn.Module, config: dict[str, Any]) -> list[torch.optim.O
     return result
 
 
+class Objective(nn.Module):
+    """The loss as a module, which is what accelerate distributes."""
+
+    def __init__(self, network: nn.Module, layout: Layout) -> None:
+        super().__init__()
+        self.network, self.layout = network, layout
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.layout.loss(self.network, batch)
+
+
 def fit(
     network: nn.Module, layout: Layout, volumes: list[TrainingVolume], config: dict[str, Any], run: Path, steps: int
 ) -> Iterator[tuple[int, nn.Module]]:
     """Train to step `steps`; gives (step, averaged network) at each checkpoint and at the end, even where nothing is left."""
+    # The backbone's table of words learns nothing.
+    together = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        mixed_precision=config.get("precision", "no"), cpu=config.get("device") == "cpu", kwargs_handlers=[together]
+    )
+    objective = accelerator.prepare(Objective(network, layout))
 
     def losses(seed: int) -> Callable[[], Tensor]:
         source = layout.source(volumes, seed=seed)
-        return lambda: layout.loss(network, source.draw(config["patches"]))
+        return lambda: objective(moved(source.draw(config["patches"]), accelerator.device))
 
     return trained(network, optimizers(network, config), losses, config, run, steps)
 
 
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch, a dataclass of tensors and lists of tensors, on a device."""
+
+    def on_device(value: Any) -> Any:
+        return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
+
+    return replace(batch, **{field.name: on_device(getattr(batch, field.name)) for field in fields(batch)})
+
+
 def validate(network: nn.Module, layout: Layout, volumes: list[TrainingVolume], patches: int) -> float:
-    """Bits per sample over patches drawn from held-out volumes, the same ones every time."""
-    source = layout.source(volumes, seed=1)
+    """Bits per sample over patches drawn from held-out volumes, the same ones every time; not a number where none is held out."""
+    if not volumes:
+        return math.nan
+    source, device = layout.source(volumes, seed=1), next(network.parameters()).device
     network.eval()
     with torch.no_grad():
-        losses = [layout.loss(network, source.draw(16)) for _ in range(patches // 16)]
+        losses = [layout.loss(network, moved(source.draw(16), device)) for _ in range(patches // 16)]
     network.train()
     return float(torch.stack(losses).mean())
 
 
-def merged(network: nn.Module) -> dict[str, Tensor]:
-    """The weights with LoRA updates merged in, under the names of a network without LoRA, in half precision."""
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if hasattr(child, "merge") and hasattr(child, "base_layer"):
-                child.merge()
-                setattr(module, name, child.base_layer)
-    return {name: weight.half().contiguous() for name, weight in network.state_dict().items()}
-
-
 def main() -> None:
-    arguments = argparse.ArgumentParser(description="Train a language model of medzip.")
-    arguments.add_argument("--config", type=Path, required=True)
-    arguments.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.tsv")
-    arguments.add_argument("--run", type=Path, required=True, help="folder of this training: checkpoint and result")
-    arguments.add_argument("--steps", type=int, help="end at this step instead of the configuration's")
-    arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
-    given = arguments.parse_args()
+    given = parser("Train a language model of medzip.").parse_args()
     torch.set_num_threads(given.threads)
-    config = yaml.safe_load(given.config.read_text())
+    config = configuration(given.config, given.set)
     given.run.mkdir(parents=True, exist_ok=True)
-    network, layout, volumes = setup(config, given.data)
-    held_out = [load(given.data, row) for row in rows(given.data, config["validate"])]
-    count = sum(weight.numel() for weight in network.parameters())
-    print(f"{len(volumes)} volumes, {count} weights", flush=True)
+    network, layout, training, held_out = setup(config, given.data)
+    volumes, others = volumes_of(given.data, training, config), [catalogue.load(given.data, row) for row in held_out]
+    count, learning = (sum(w.numel() for w in network.parameters() if w.requires_grad or every) for every in (True, False))
+    print(f"{len(volumes)} volumes, {len(others)} held out, {count} weights, {learning} of them learn", flush=True)
     for step, average in fit(network, layout, volumes, config, given.run, given.steps or config["steps"]):
-        from safetensors.torch import save_file
-
-        bits = validate(average, layout, held_out, config.get("validation_patches", 64)) if held_out else math.nan
+        bits = validate(average, layout, others, config.get("validation_patches", 64))
         print(f"step {step}  held out {bits:.4f} bits/sample", flush=True)
-        card = {
-            "network": json.dumps(config["network"], sort_keys=True),
-            "kind": config["kind"],
-            "licence_class": config["licence_class"],
-            "step": str(step),
-            "held_out": f"{bits:.4f}",
-        }
-        save_file(merged(average), given.run / "weights.safetensors", metadata=card)
+        keeping.keep(average, given.run, keeping.Card(config, step, bits, training, held_out))
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -1,9 +1,13 @@
-"""The training loop that all models share: learning rates, averaged weights, checkpoints to go on from."""
+"""The training loop that all models share: learning rates, averaged weights, checkpoints to go on from, the curve.
+
+Under `accelerate launch` or torchrun each process draws batches of its own; the first one keeps what is to be kept.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,9 +58,12 @@ def trained(
     """Train to step `steps`; gives (step, averaged network) at each checkpoint and at the end, even where nothing is left.
 
     `losses` gets a seed and gives a function for the mean bits of one random batch after another. `config` tells the seed,
-    and over how many steps learning rates warm up and over which share of them they fall; the rates given are the highest.
+    over how many steps learning rates warm up and over which share of them they fall, how many batches make a step
+    (`accumulate`), and whether tensorboard is to be told (`tensorboard`); the rates given are the highest. RUN/curve.csv holds
+    step, seconds and a running mean of the bits.
     """
     average, step, spent, recent = _Averaged(network), 0, 0.0, math.nan
+    process, batches = int(os.environ.get("RANK", 0)), config.get("accumulate", 1)
     for optimizer in optimizing:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -74,7 +81,8 @@ def trained(
         state = {"network": network.state_dict(), "average": average.network.state_dict(), "step": step, "seconds": seconds}
         _save(checkpoint, state | {"optimizers": [optimizer.state_dict() for optimizer in optimizing], "recent": recent})
 
-    loss_of_next = losses(config["seed"] + step)
+    loss_of_next = losses(config["seed"] + step + 1_000_003 * process)
+    tell = _Curve(run, config.get("tensorboard", False)) if process == 0 else None
     began = saved_at = told_at = time.monotonic()
     while step < steps:
         factor = rate_factor(step, steps, config["warmup"], config["decay"])
@@ -82,21 +90,46 @@ def trained(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             optimizer.zero_grad(set_to_none=True)
-        loss = loss_of_next()
-        loss.backward()
+        bits = 0.0
+        for _ in range(batches):
+            loss = loss_of_next() / batches
+            loss.backward()
+            bits += loss.item()
         nn.utils.clip_grad_norm_((w for w in network.parameters() if w.requires_grad), 1.0)
         for optimizer in optimizing:
             optimizer.step()
         step += 1
         average.update(network, step)
-        recent = loss.item() if math.isnan(recent) else 0.98 * recent + 0.02 * loss.item()
+        recent = bits if math.isnan(recent) else 0.98 * recent + 0.02 * bits
         now = time.monotonic()
-        if now - told_at > SECONDS_BETWEEN_LINES:
+        if tell and (now - told_at > SECONDS_BETWEEN_LINES or step == steps):
             told_at = now
-            print(f"step {step}  {spent + now - began:.0f} s  {recent:.4f} bits/sample", flush=True)
+            tell(step, spent + now - began, recent)
         if now - saved_at > SECONDS_BETWEEN_CHECKPOINTS and step < steps:
             saved_at = now
-            keep()
+            if process == 0:
+                keep()
             yield step, average.network
-    keep()
+    if process == 0:
+        keep()
     yield step, average.network
+
+
+class _Curve:
+    """What a training tells while it runs: a line, a row of RUN/curve.csv, and tensorboard if it is asked to."""
+
+    def __init__(self, run: Path, tensorboard: bool) -> None:
+        self._file, self._writer = run / "curve.csv", None
+        if not self._file.exists():
+            self._file.write_text("step,seconds,bits\n")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(run / "tensorboard")  # type: ignore[no-untyped-call]  # torch
+
+    def __call__(self, step: int, seconds: float, bits: float) -> None:
+        print(f"step {step}  {seconds:.0f} s  {bits:.4f} bits/sample", flush=True)
+        with self._file.open("a") as file:
+            file.write(f"{step},{seconds:.0f},{bits:.4f}\n")
+        if self._writer is not None:
+            self._writer.add_scalar("bits", bits, step)  # type: ignore[no-untyped-call]  # torch

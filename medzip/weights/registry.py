@@ -1,4 +1,5 @@
-"""Which weights are here: shipped ones beside this file, a user's own in the folders of MEDZIP_WEIGHTS.
+"""Which weights are here: shipped ones beside this file, a user's own where `medzip models add` puts them and in the folders of
+MEDZIP_WEIGHTS.
 
 A weights file is a .safetensors whose metadata say what it is. Archives name weights by the SHA-256 of the file.
 """
@@ -8,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from medzip.errors import ModelMissingError, UsageError
+from medzip.errors import ModelMissingError, StorageError, UsageError
 
 SHIPPED = Path(__file__).parent
 LONGEST_HEADER = 1 << 24
@@ -37,9 +39,42 @@ class Weights:
 @cache
 def entries() -> tuple[Weights, ...]:
     """All weights found, by name. Raises ModelMissingError where a file is no safetensors file of medzip."""
-    folders = [SHIPPED, *(Path(folder) for folder in os.environ.get("MEDZIP_WEIGHTS", "").split(os.pathsep) if folder)]
+    named = (Path(folder) for folder in os.environ.get("MEDZIP_WEIGHTS", "").split(os.pathsep) if folder)
+    folders = [SHIPPED, own_folder() / "weights", *named]
     found = [read_weights(path) for folder in folders for path in sorted(folder.glob("*.safetensors"))]
     return tuple(sorted(found, key=lambda weights: weights.name))
+
+
+def own_folder() -> Path:
+    """Where what a user adds is kept: under XDG_DATA_HOME (XDG Base Directory Specification), or LOCALAPPDATA on Windows."""
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "medzip"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "medzip"
+
+
+def add(source: Path) -> Weights:
+    """Copies a weights file, and its card if there is one, to where all medzip of this user finds it.
+
+    Raises ModelMissingError where it is no weights file, UsageError where its name is taken by other bytes, StorageError.
+    """
+    try:
+        weights = read_weights(source)
+        if not _complete(source):
+            raise ModelMissingError(f"{source}: expected all tensors of the file, found less; copy it again")
+        for other in entries():
+            if other.name == weights.name and other.sha256 != weights.sha256:
+                raise UsageError(f"{source}: expected a name that is free, found {other.path}; rename the file")
+        folder = own_folder() / "weights"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (source, source.with_suffix(".md")):
+            if path.exists():
+                temporary = folder / f".{path.name}.tmp"
+                shutil.copyfile(path, temporary)
+                temporary.replace(folder / path.name)
+    except OSError as error:
+        raise StorageError(f"{error.filename or source}: {error.strerror}; check the path and the disk") from error
+    entries.cache_clear()
+    return read_weights(folder / source.name)
 
 
 def read_weights(path: Path) -> Weights:
@@ -71,7 +106,8 @@ def _metadata(data: bytes, path: Path) -> dict[str, Any]:
 
 def select(kind: str, models: str, name: str | None = None) -> tuple[Weights, ...]:
     """The weights to encode with, research-only ones first: those called `name`, which is asking for them whatever their licence
-    class; else all that `models` allows, 'open' (open licences only) or 'all'.
+    class; else all shipped ones that `models` allows, 'open' (open licences only) or 'all'. Nobody's archives need weights that
+    are nowhere else unless asked.
 
     Raises ModelMissingError where there are none, UsageError where `name` is for another kind of model.
     """
@@ -83,7 +119,8 @@ def select(kind: str, models: str, name: str | None = None) -> tuple[Weights, ..
             found = f"weights for preset {named[0].kind!r}" if named else "no such weights"
             raise UsageError(f"--model {name}: expected weights for preset {kind!r}, found {found}; see `medzip models list`")
         return (named[0],)
-    fitting = [weights for weights in entries() if weights.kind == kind and (models == "all" or weights.licence_class == "open")]
+    shipped = (weights for weights in entries() if weights.kind == kind and weights.path.parent == SHIPPED)
+    fitting = [weights for weights in shipped if models == "all" or weights.licence_class == "open"]
     if not fitting:
         raise ModelMissingError(f"no weights for preset {kind!r} with --models {models}; see `medzip models list`")
     return tuple(sorted(fitting, key=lambda weights: (weights.licence_class == "open", weights.name)))
@@ -96,7 +133,7 @@ def by_digest(sha256: str) -> Weights:
             return weights
     raise ModelMissingError(
         f"the archive needs the weights with SHA-256 {sha256}, which are not here; "
-        "put the file into a folder and name that folder in MEDZIP_WEIGHTS"
+        "`medzip models add FILE` makes a file known, MEDZIP_WEIGHTS a folder"
     )
 
 
