@@ -95,12 +95,19 @@ class Archive:
         """SHA-256 of each file, by name."""
         return {record["name"]: record["sha256"] for record in self.files}
 
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, by name."""
+        return {record["name"]: record["bytes"] for record in self.files}
+
     def bounded(self, name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """The bytes of a file, in pieces, as they are: a skeleton may take the same slices over and over.
 
         Raises ArchiveDamagedError before there are more of them than the file table says.
         """
-        left = next((record["bytes"] for record in self.files if record["name"] == name), None)
+        left = self.sizes.get(name)
+        if left is None and not self._salvage:
+            raise self.damaged("the files of the file table in SKEL")
         for piece in pieces:
             if left is not None and (left := left - len(piece)) < 0:
                 raise self.damaged(f"files as long as the file table says ({name} is longer)")
@@ -132,6 +139,7 @@ class Archive:
         """Slices of a volume by their numbers, which increase, decoded from the chunks that hold them."""
         described = self.volumes[volume]
         colours = described.planes // len(described)
+        self._allow(described.plane_bytes, f"a slice of volume {volume}")
         # Allocated are chunks, whose sizes were proved: the volume's own shape is only what HEAD says.
         parts = [np.empty((0, *described.shape[1:3]), described.dtype)]
         for place in self._places[volume]:

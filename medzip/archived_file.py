@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
+from medzip.sources.wrappers.deflate import MOST_CONTENT_BYTES
 from medzip.volume import PACKED, Deflated, FileSkeleton, Literal, Segment, Volume, Voxels, join
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ GZIP = ".gz"
 def opened(archive: Archive, file: FileSkeleton) -> BinaryIO:
     """What the segments of a file stand for, as a seekable binary file to read from; `archive` has to stay open.
 
-    Reading raises what decoding raises. Of a file whose samples are encoded or take turns, all is decoded at once.
+    Reading raises what decoding raises. Of a file whose samples are encoded or take turns, all is decoded at once. Raises
+    ArchiveDamagedError where the segments stand for more bytes than the file table says and a deflate stream can hold.
     """
     return io.BufferedReader(_ArchivedFile(archive, file), BUFFER)
 
@@ -46,9 +48,17 @@ class _ArchivedFile(io.RawIOBase):
         self._file = file
         self._volumes = [Volume(cast(Any, volume)) for volume in archive.volumes]
         self._position = 0
+        most = max(archive.sizes.get(file.name, 0), MOST_CONTENT_BYTES)  # what was in gzip has another name there, or none
         if not all(map(_is_plain, file.segments)):
-            self._file = replace(file, segments=(Literal(b"".join(join(file, self._volumes))),))
+            pieces = io.BytesIO()
+            for piece in join(file, self._volumes):
+                if pieces.tell() + len(piece) > most:
+                    raise archive.damaged("files as long as the file table says")
+                pieces.write(piece)
+            self._file = replace(file, segments=(Literal(pieces.getvalue()),))
         self._ends = list(accumulate(self._length(segment) for segment in self._file.segments))
+        if self._ends and self._ends[-1] > most:
+            raise archive.damaged("files as long as the file table says")
 
     def readable(self) -> bool:
         return True

@@ -184,7 +184,12 @@ def _rescaled(volume: LazyVolume) -> NDArray[Any]:
     """The samples times RescaleSlope plus RescaleIntercept of their file; integers stay integers where that is possible."""
     arrays = []
     for dataset, _ in _datasets(volume):
-        slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+        if dataset.get("ModalityLUTSequence"):
+            raise _no_image(volume, "to_nibabel", "units that a slope and an intercept give (RescaleSlope, RescaleIntercept)")
+        slope, intercept = (
+            default if dataset.get(keyword) in (None, "") else float(dataset[keyword].value)
+            for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+        )
         stored = dataset.pixel_array.reshape(-1, *volume.shape[1:])
         if slope == 1 and intercept == 0:
             arrays.append(stored)

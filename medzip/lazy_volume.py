@@ -130,6 +130,8 @@ def _integers(index: Any) -> NDArray[np.int64] | None:
     """An index of integers, one or a list of them; None for what is another kind of index."""
     if isinstance(index, bool | np.bool_) or not isinstance(index, int | np.integer | list | np.ndarray):
         return None
+    if isinstance(index, int) and abs(index) >> 62:
+        return None  # numpy says what it is
     numbers = np.asarray(index)
     listed = isinstance(index, list) and not index
     return numbers.astype(np.int64) if numbers.ndim < 2 and (listed or numbers.dtype.kind in "iu") else None

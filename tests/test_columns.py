@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +50,20 @@ def test_what_counts_costs_nothing_for_each_row(text: str) -> None:
     descriptions, data, numbers = written(rows)
     assert read(descriptions, data)[numbers[0]] == rows
     assert len(packed.pack(descriptions, data)) < 120
+
+
+def test_rows_that_are_joined_of_thousands_of_empty_ones_are_counted_before_they_are_made() -> None:
+    """A few kilobytes could ask for gigabytes and minutes."""
+    with pytest.raises(UnsupportedArchiveError):
+        read([["same", 100_000, 0], ["joined", [0] * 10_000, [b""] * 10_001]], b"", 1 << 29)
+
+
+def test_a_file_table_is_read_in_time_that_grows_with_it() -> None:
+    records = [{"name": f"{i}", "bytes": i, "sha256": i.to_bytes(32)} for i in range(50_000)]
+    table = file_table._in_columns(records)
+    began = time.process_time()
+    assert file_table.decode(table, "", 1 << 31) == records
+    assert time.process_time() - began < 5  # 11 seconds where each digest was cut from a copy of all that follow
 
 
 def test_random_digits_cost_their_entropy_and_equal_columns_are_written_once() -> None:

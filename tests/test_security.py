@@ -19,18 +19,26 @@ import pytest
 import zstandard
 from pipeline_inputs import contents, npy, rewritten, smooth
 
+import medzip
 from medzip import pipeline
+from medzip.archived_file import opened
 from medzip.cli import main
 from medzip.container import cbor
 from medzip.container.storage import AtomicFile
-from medzip.errors import ArchiveDamagedError, ModelMissingError, UnsupportedInputError
+from medzip.errors import (
+    ArchiveDamagedError,
+    ModelMissingError,
+    UnsupportedArchiveError,
+    UnsupportedInputError,
+    VerificationError,
+)
 from medzip.scaled import MAX_OTHERS, from_header
 from medzip.sources.dicom import DicomSource
 from medzip.sources.encapsulated.contract import Layout, NotReproducibleError
 from medzip.sources.encapsulated.jpeg_markers import frame_size
 from medzip.sources.encapsulated.jpeg_xl import SAMPLES_PER_BYTE, JpegXl
 from medzip.sources.wrappers import deflate
-from medzip.volume import Deflated, FileSkeleton, Volume, Voxels, join
+from medzip.volume import Deflated, EncodedFrame, FileSkeleton, Volume, Voxels, join
 from medzip.weights.registry import read_weights
 from medzip.weights.tensors import read_tensors
 
@@ -78,6 +86,48 @@ def test_a_file_never_grows_beyond_the_size_that_the_file_table_says(
         pipeline.verify(hostile)
     assert written <= 2 * len(npy(SAMPLES))
     assert contents(tmp_path / "back") == {}
+
+
+def test_a_file_that_the_file_table_does_not_name_is_never_written(scan: Path, tmp_path: Path) -> None:
+    """It has no size there to be compared with: nothing would stop it from growing."""
+    hostile = rewritten(scan, tmp_path / "hostile.mdz", files=lambda files: [files[0] | {"name": "other.npy"}])
+    with medzip.open(hostile) as archive, pytest.raises(ArchiveDamagedError, match="file table"):
+        next(archive.bounded("scan.npy", iter([b"x"])))
+    with pytest.raises(VerificationError):
+        pipeline.verify(hostile)
+    with pytest.raises(ArchiveDamagedError):
+        pipeline.decompress(hostile, tmp_path / "back")
+    assert contents(tmp_path / "back") == {}
+
+
+def test_a_source_file_as_a_stream_is_no_longer_than_it_can_have_been(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medzip.archived_file.MOST_CONTENT_BYTES", 10_000)
+    with medzip.open(scan) as archive:
+        [file] = archive.skeleton().files
+        for again in (Voxels(0, 0, 3, "<u2"), EncodedFrame("rle", b"", (), Voxels(0, 0, 1, "<u2")), *file.segments[1:]):
+            longer = FileSkeleton("scan.npy", (*file.segments, *[again] * 40))
+            with pytest.raises(ArchiveDamagedError):
+                opened(archive, longer)
+
+
+def test_a_claim_of_huge_slices_is_refused_before_there_is_an_array(scan: Path, tmp_path: Path) -> None:
+    claim = {"shape": [3, 1 << 40, 1 << 40], "dtype": "<u2"}
+    hostile = rewritten(scan, tmp_path / "hostile.mdz", head=lambda head: head | {"volumes": [claim]})
+    with medzip.open(hostile) as archive:
+        for key in (0, slice(0, 0), [1], ...):
+            with pytest.raises(UnsupportedArchiveError):
+                archive[key]
+
+
+def test_a_deflate_stream_of_endless_empty_blocks_is_refused() -> None:
+    """Each costs next to no side information, and some time."""
+    block = bytes.fromhex("000000ffff")  # stored, not final, no bytes
+    content = bytes(100)
+    last = zlib.compressobj(6, zlib.DEFLATED, -15)
+    end = last.compress(content) + last.flush()
+    few, many = block * 4000 + end, block * 5000 + end
+    assert deflate.taken_apart(few, raw=True) is not None
+    assert deflate.taken_apart(many, raw=True) is None
 
 
 def test_a_link_under_the_name_of_a_file_is_replaced_and_never_written_through(scan: Path, tmp_path: Path) -> None:

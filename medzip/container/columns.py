@@ -130,7 +130,8 @@ class _Reader:
         rows = len(sources[0])
         if any(len(source) != rows for source in sources) or not all(isinstance(text, bytes) for text in texts):
             raise self.damaged()
-        self.allow(rows * (ROW_BYTES + sum(map(len, texts))) + sum(sum(map(len, source)) for source in sources))
+        self.allow(rows * (ROW_BYTES * (1 + len(sources)) + sum(map(len, texts))))
+        self.allow(sum(sum(map(len, source)) for source in sources))
         interleaved: list[Column] = [[texts[0]] * rows]
         for source, text in zip(sources, texts[1:], strict=True):
             interleaved += [source, [text] * rows]

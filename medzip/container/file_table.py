@@ -67,7 +67,7 @@ def _from_columns(digests: bytes, payload: bytes, where: str, memory_limit: int)
     if left or not isinstance(structure, dict):
         raise _damaged(where)
     table = columns.read(structure.get("columns"), data, where, memory_limit)
-    records: list[dict[str, Any]] = [{DIGEST: digests[i * DIGEST_BYTES :][:DIGEST_BYTES]} for i in range(count)]
+    records: list[dict[str, Any]] = [{DIGEST: digests[i : i + DIGEST_BYTES]} for i in range(0, len(digests), DIGEST_BYTES)]
     try:
         if sum(len(structure[kind]) for kind in KINDS) * count * ROW_BYTES > memory_limit:
             raise UnsupportedArchiveError(f"{where}: expected at most {memory_limit} bytes, found more; raise the memory limit")

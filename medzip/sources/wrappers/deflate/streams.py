@@ -13,6 +13,9 @@ from medzip.sources.wrappers.deflate.matches import WINDOW
 
 CONTINUED, PRIMED, FORGOTTEN = range(3)
 MOST_FLUSHES = 1 << 20
+MOST_EMPTY, EMPTY_SHARE = 1 << 12, 1 << 8
+"""A stream has at most this many blocks without content, and one more for so many bytes: side information of a few bytes could
+otherwise ask for hours of work."""
 _LEAST_STEP = 1 << 12
 
 
@@ -98,12 +101,16 @@ def code_stream(data: Any, stream: Stream, content: Any, coder: BlockCoder, flus
 def rebuild_stream(content: Any, coder: BlockCoder, flushes: Flushes, writer: Writer) -> bytes:
     """The bytes of a stream from its content and side information. Raises DamagedError."""
     position, begun = 0, 0
+    empty = MOST_EMPTY + len(content) // EMPTY_SHARE
     coder.begin(0)
     while True:
         block = Block()
         begun = flushes.apply(coder, position, begun)
         behind, tokens = coder.block(block, content, position, flushes.end(position, len(content)), ())
         writer.block(block, content, position, tokens)
+        empty -= behind == position
+        if empty < 0:
+            raise DamagedError
         position = behind
         if block.final:
             break
