@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -114,10 +116,29 @@ def test_the_wheel_holds_all_of_medzip_and_nothing_else(tmp_path: Path) -> None:
     [wheel] = build.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = [path for path in (ROOT / "medzip").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    expected = {path.relative_to(ROOT).as_posix() for path in files}
+    expected = {path.relative_to(ROOT).as_posix() for path in files} | {"medzip/unmdz.py"}
     assert names == expected
     assert "medzip/py.typed" in names
     assert medzip.__version__ in Path(wheel).name
+
+
+def test_an_installed_wheel_has_a_second_decoder_that_restores(tmp_path: Path) -> None:
+    build = pytest.importorskip("hatchling.builders.wheel", reason="the build backend is not installed here")
+    [wheel] = build.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
+    code = "from medzip.archiving.toolkit import second_decoder as found; print(found())"
+    run = [sys.executable, "-c", code]
+    found = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    assert Path(found) == tmp_path / "site" / "medzip" / "unmdz.py"
+    assert Path(found).read_bytes() == (ROOT / "tools" / "unmdz.py").read_bytes()
+    if shutil.which("zstd") is None:
+        pytest.skip("needs the command zstd (Debian package zstd)")
+    archive = ROOT / "tests" / "golden" / "v1_0_parametric.mdz"
+    run = [sys.executable, "-I", found, str(archive), "-o", str(tmp_path / "out")]
+    subprocess.run(run, cwd=tmp_path, capture_output=True, check=True)
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 @pytest.mark.parametrize("call", ["import medzip", "import medzip.cli; medzip.cli.main(['--help'])", "import medzip.pipeline"])
