@@ -64,3 +64,7 @@ class StorageError(MedzipError):
     """Reading or writing failed: no space, no permission, no such file."""
 
     exit_code = 6
+
+
+class StorageFullError(StorageError):
+    """No space, or none that this user may use, is left on the device."""

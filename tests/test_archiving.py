@@ -10,12 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from archived_trees import call, events, flip, same_tree, slice_of, state, studies
+from archived_trees import ENVIRONMENT, call, events, flip, same_tree, slice_of, state, studies
 from archived_trees import query as asked
 from pipeline_inputs import npy, smooth, written
 
-from medzip import pipeline
+from medzip import pipeline, skeleton, sources
+from medzip.archiving import scrub as scrubbing
+from medzip.archiving import sums, toolkit, walk
+from medzip.archiving.store import open_store
 from medzip.cli import main
+from medzip.container.writer import ArchiveWriter
+from medzip.errors import StorageFullError
+from medzip.volume import Skeleton
 
 Run = Callable[..., tuple[int, str, str]]
 SECRETS = ("Doe", "Jane", "report", "1.2.0", "scan.npy", ".dcm")
@@ -204,8 +210,6 @@ def test_another_site_key_is_refused(folder: Path, run: Run) -> None:
 
 
 def test_two_at_once_are_refused(folder: Path, run: Run) -> None:
-    from medzip.archiving.store import open_store
-
     with open_store(folder / "dst").exclusively():
         code, _, err = run(*call(folder / "src", folder / "dst"))
     assert code == 6
@@ -275,3 +279,162 @@ def test_scrub_ends_in_time_and_goes_on_with_the_oldest(folder: Path, run: Run) 
 
 def test_decoding_scrub_is_content_with_good_archives(made: Path, run: Run) -> None:
     assert run("scrub", made / "dst", "--decode")[0] == 0
+
+
+def test_scrub_does_not_trust_times_in_the_future(folder: Path, run: Run) -> None:
+    asked(folder / "dst", "UPDATE archives SET proved = '2099-01-01T00:00:00.000000+00:00' WHERE kind = 'series'")
+    code, out, _ = run("scrub", folder / "dst", "--max-age", "1d", "--json")
+    assert (code, json.loads(out)["archives"]) == (0, 4)
+
+
+def test_a_clock_that_is_set_back_while_scrubbing_brings_nothing_back(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrubbing, "now", lambda: "2001-01-01T00:00:00.000000+00:00")
+    code, out, _ = run("scrub", folder / "dst", "--json")
+    assert (code, json.loads(out)["archives"]) == (0, 8)
+
+
+def test_a_change_that_hides_its_time_is_archived(folder: Path, run: Run) -> None:
+    assert run(*call(folder / "src", folder / "dst"))[0] == 0
+    path = folder / "src" / "Doe_Jane" / "report.txt"
+    before, archived = path.stat(), archives(folder)
+    path.write_bytes(b"not well"[: before.st_size])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert run(*call(folder / "src", folder / "dst"))[0] == 0
+    assert len(archives(folder) - archived) == 1
+
+
+def test_files_of_any_time_and_links_to_any_name_cost_nobody_else(folder: Path, run: Run) -> None:
+    os.utime(folder / "src" / "scan.npy", ns=(0, 13 * 10**18))
+    (folder / "src" / "odd").symlink_to(os.fsdecode(b"\xff\xfe"))
+    written(folder / "src", {"new.npy": npy(smooth((2, 5, 6)))})
+    before = archives(folder)
+    assert run(*call(folder / "src", folder / "dst"))[0] == 2, "of the link nobody could tell"
+    assert len(archives(folder) - before) == 1
+
+
+def test_a_header_that_breaks_its_reader_costs_its_file_alone(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def member(path: Path, name: str) -> sources.Member:
+        if name == "new.dcm":
+            raise RecursionError
+        return member_of(path, name)
+
+    member_of = sources.member
+    monkeypatch.setattr(sources, "member", member)
+    written(folder / "src", {"new.dcm": slice_of("1.2.0", "1.2.0.9", 1), "new.npy": npy(smooth((2, 5, 6)))})
+    assert run(*call(folder / "src", folder / "dst"))[0] == 0
+    assert run("restore", folder / "dst", folder / "back")[0] == 0
+    assert same_tree(folder / "src", folder / "back")
+
+
+def test_what_is_gone_is_dropped_though_some_folder_cannot_be_read(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"new/{place}.dcm" for place in range(3)]
+    written(folder / "src", {name: slice_of("1.2.7", "1.2.7.7", place) for place, name in enumerate(names)})
+    with monkeypatch.context() as patched:
+        patched.setattr(walk, "plan", lambda *_: None)
+        assert run(*call(folder / "src", folder / "dst"))[0] == 0
+    assert len(state(folder / "dst")["waiting"]) == 3
+    (folder / "src" / names[1]).unlink()
+    (folder / "src" / os.fsdecode(b"\xff")).write_bytes(b"cannot be named")
+    assert run(*call(folder / "src", folder / "dst"))[0] == 2
+    assert state(folder / "dst")["waiting"] == []
+    assert asked(folder / "dst", "SELECT count(*) FROM files WHERE path LIKE 'new/%'") == [(2,)]
+
+
+def test_nothing_behind_a_link_is_removed(folder: Path, run: Run) -> None:
+    moved = folder / "moved"
+    (folder / "src" / "Doe_Jane" / "1.2.1").rename(moved)
+    (folder / "src" / "Doe_Jane" / "1.2.1").symlink_to(moved)
+    code, out, _ = run(*call(folder / "src", folder / "dst", "--rm", "--json"))
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["sources_kept"] == 4
+    assert len(list(moved.rglob("*.dcm"))) == 4
+
+
+def test_what_was_restored_to_its_place_is_removed_again(folder: Path, run: Run) -> None:
+    assert run(*call(folder / "src", folder / "dst", "--rm"))[0] == 0
+    assert run("restore", folder / "dst", folder / "src", "--overwrite")[0] == 0
+    code, out, _ = run(*call(folder / "src", folder / "dst", "--rm", "--json"))
+    assert (code, json.loads(out.splitlines()[-1])["sources_removed"]) == (0, 12)
+
+
+def test_the_environment_does_not_say_who_it_was(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody-else")
+    assert run(*call(folder / "src", folder / "dst"))[0] == 0
+    assert "somebody-else" not in (folder / "dst" / "_medzip" / "audit.jsonl").read_text()
+
+
+@pytest.mark.parametrize("place", [4096, 8192, 12288, 16384, 20480])
+def test_a_damaged_ledger_is_told_as_such(folder: Path, run: Run, place: int) -> None:
+    ledger = folder / "dst" / "_medzip" / "ledger.sqlite"
+    data = bytearray(ledger.read_bytes())
+    data[place : place + 4096] = b"\xa5" * 4096
+    ledger.write_bytes(data)
+    for command in (
+        call(folder / "src", folder / "dst"),
+        ["restore", folder / "dst", folder / "back"],
+        ["scrub", folder / "dst"],
+    ):
+        code, _, err = run(*command)
+        assert code in (0, 3)
+        assert "a bug" not in err
+        assert code == 0 or "index rebuild" in err
+    ledger.unlink()
+    assert run("index", "rebuild", folder / "dst")[0] == 0
+    assert run("restore", folder / "dst", folder / "back", "--overwrite")[0] == 0
+    assert same_tree(folder / "src", folder / "back")
+
+
+@pytest.mark.parametrize(
+    "about", [{"folders": [{}]}, {"links": {"a": 1}}, {"part": 1 << 63}, {"generation": 1 << 63}, {"folders": [b"\xff"]}]
+)
+def test_a_hostile_archive_costs_itself_alone_when_the_ledger_is_made_again(
+    folder: Path, run: Run, about: dict[str, object]
+) -> None:
+    good = {"kind": "tree", "key": "", "study": "", "part": 1, "generation": 1}
+    head = {"medzip": "9", "preset": "parametric", "guarantee": "file", "portable": True, "licence_class": "open", "volumes": []}
+    (folder / "dst" / "00").mkdir(exist_ok=True)
+    with ArchiveWriter(folder / "dst" / "00" / f"{'0' * 32}.mdz") as writer:
+        writer.head({**head, "archived": good | about})
+        writer.files([])
+        writer.skeleton(skeleton.pack(Skeleton(()))[0])
+        writer.finish()
+        writer.publish()
+    (folder / "dst" / "_medzip" / "ledger.sqlite").unlink()
+    code, out, _ = run("index", "rebuild", folder / "dst", "--json")
+    assert (code, json.loads(out)["unreadable"], json.loads(out)["archives"]) == (3, 1, 8)
+
+
+def test_a_torn_line_of_the_sums_spoils_no_other(folder: Path) -> None:
+    store = open_store(folder / "dst")
+    store.sums.write_bytes(b"ab" * 32 + b"  00/torn.mdz\n" + b"cd" * 20)
+    sums.append(store, "ef" * 32, "00/whole.mdz")
+    assert sums.read(store) == {"00/torn.mdz": "ab" * 32, "00/whole.mdz": "ef" * 32}
+
+
+def test_of_two_who_begin_at_once_one_makes_the_site_key(tmp_path: Path) -> None:
+    keys = [tmp_path / str(number) for number in range(4)]
+    program = "import sys, pathlib as p; from medzip.archiving.store import create; print(create(p.Path(sys.argv[1]), None).key)"
+    command = [sys.executable, "-c", program, str(tmp_path / "dst")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) for _ in keys]
+    assert len({process.communicate()[0] for process in processes}) == 1
+
+
+def test_a_full_disk_ends_the_run_at_once(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageFullError("no space left")
+
+    written(folder / "src", {f"new{number}/a.txt": b"text" for number in range(3)})
+    with monkeypatch.context() as patched:
+        patched.setattr(toolkit, "require", full)
+        code, _, err = run(*call(folder / "src", folder / "dst"))
+    assert code == 6
+    assert "no space" in err
+    assert asked(folder / "dst", "SELECT sum(attempts) FROM archives WHERE state <> 'committed'") == [(1,)]
+    assert run(*call(folder / "src", folder / "dst"))[0] == 0
+    assert run("restore", folder / "dst", folder / "back")[0] == 0
+    assert same_tree(folder / "src", folder / "back")

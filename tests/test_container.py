@@ -308,3 +308,14 @@ class TestPublishing:
 
 def no_hard_links(_self: Path, _target: Path) -> None:
     raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_temporary_file_that_was_swept_away_reserves_no_name(tmp_path: Path) -> None:
+    path = tmp_path / "archive.mdz"
+    with AtomicFile(path) as file:
+        file.write(b"all of it")
+        file.seal()
+        file.temporary.unlink()
+        with pytest.raises(StorageError):
+            file.publish()
+    assert not path.exists()

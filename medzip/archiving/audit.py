@@ -17,6 +17,7 @@ from typing import Any
 
 import medzip
 from medzip.archiving.store import locked
+from medzip.container.storage import storage_error
 from medzip.errors import StorageError, VerificationError
 
 START = "0" * 64
@@ -63,7 +64,7 @@ def append(path: Path, record: dict[str, Any]) -> str:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}; expected an audit trail to append to") from error
+            raise storage_error(path, "appending to the audit trail", error) from error
     return head
 
 
@@ -123,7 +124,12 @@ def _last_line(size: int, file: Any) -> tuple[bytes, bytes]:
 
 
 def _user() -> str:
+    """The name of the account; `getpass.getuser` would believe the environment, which anybody sets."""
     try:
+        import pwd
+    except ImportError:  # Windows
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without a name
         return f"uid {os.getuid()}"

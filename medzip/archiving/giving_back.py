@@ -13,7 +13,7 @@ from medzip.archiving import audit
 from medzip.archiving.jobs import sha256_of
 from medzip.archiving.ledger import KeptFile, Ledger, Row
 from medzip.archiving.store import Store
-from medzip.errors import MedzipError, StorageError, UsageError
+from medzip.errors import MedzipError, StorageError, StorageFullError, UsageError
 
 Progress = Callable[[str, int, int], None]
 KEPT = "state IN ('committed', 'removed')"
@@ -70,6 +70,8 @@ def give_back(
         for row, files in plan:
             try:
                 _restore(store.archive(row.name), files, restore.Options(folder, jobs, overwrite, False), returned)
+            except StorageFullError:  # all others would be decoded for nothing
+                raise
             except MedzipError as error:
                 failed(row, error)
             done += sum(file.bytes for file in files)

@@ -19,9 +19,10 @@ from medzip.archive import Archive
 from medzip.archiving.ledger import Identity, KeptFile
 from medzip.container.storage import sync_folder
 from medzip.container.writer import ArchiveWriter
-from medzip.errors import ArchiveDamagedError, StorageError, UnsupportedInputError, VerificationError
+from medzip.errors import ArchiveDamagedError, StorageError, UnsupportedInputError, UsageError, VerificationError
 from medzip.volume import Skeleton
 
+SQL_INTEGERS = 1 << 63
 Progress = Callable[[str, int, int], None]
 
 
@@ -81,7 +82,13 @@ def compress_series(job: Job, progress: Progress) -> Result:
         pipeline.verify(job.target, progress=progress)
     else:
         _make_folder(job.target.parent)
-        _compress(job, progress)
+        try:
+            _compress(job, progress)
+        except UsageError:  # another worker, whose coordinator was killed, published it meanwhile
+            if not _exists(job.target):
+                raise
+            there = True
+            pipeline.verify(job.target, progress=progress)
     result = read_archive(job.target)
     same = ("kind", "key", "study", "part")
     if [result.about.get(name) for name in same] != [job.about.get(name) for name in same]:
@@ -91,6 +98,7 @@ def compress_series(job: Job, progress: Progress) -> Result:
 
 def remove_sources(removal: Removal, progress: Progress) -> Removed:
     """Removes what an archive holds, in a process that never encoded: decodes it from its place, and compares every source.
+    What lies behind a symbolic link, in the tree or out of it, stays.
 
     Raises VerificationError, ArchiveDamagedError, StorageError, having removed nothing that is not proved.
     """
@@ -99,14 +107,13 @@ def remove_sources(removal: Removal, progress: Progress) -> Removed:
     if sha256_of(removal.archive) != removal.sha256:
         raise ArchiveDamagedError(f"{removal.archive}: expected the SHA-256 of the ledger, found another; nothing was removed")
     pipeline.verify(removal.archive, progress=progress)
-    removed = kept = 0
+    removed, kept, root = 0, 0, removal.root.resolve()
     for file in removal.files:
-        path = removal.root.joinpath(*file.path.split("/"))
+        path = root.joinpath(*file.path.split("/"))
         try:
             if not os.path.lexists(path):
                 continue
-            before = Identity.of(path)
-            if path.is_symlink() or before.bytes != file.bytes or sha256_of(path) != file.sha256 or Identity.of(path) != before:
+            if path.is_symlink() or path.parent.resolve() != path.parent or not _is(path, file):
                 kept += 1
                 continue
             path.unlink()
@@ -114,6 +121,11 @@ def remove_sources(removal: Removal, progress: Progress) -> Removed:
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}; the archive is good, the source could not be removed") from error
     return Removed(removed, kept)
+
+
+def _is(path: Path, file: KeptFile) -> bool:
+    before = Identity.of(path)
+    return before.bytes == file.bytes and sha256_of(path) == file.sha256 and Identity.of(path) == before
 
 
 def write_tree(target: Path, folders: list[str], links: Mapping[str, str], part: int) -> Result:
@@ -140,6 +152,8 @@ def read_archive(path: Path) -> Result:
             raise archive.damaged("an archive that `medzip archive` wrote")
         files = tuple(KeptFile(file["name"], file["bytes"], file["sha256"].hex()) for file in archive.files)
         preset = str(archive.head.get("preset"))
+    if any(file.bytes >= SQL_INTEGERS for file in files):
+        raise ArchiveDamagedError(f"{path}: expected files that a disk could hold, found larger ones; restore it from a copy")
     size = path.stat().st_size
     weights = tuple(describe.describe(path)["weights"])
     return Result(files, frozenset(), sum(file.bytes for file in files), size, sha256_of(path), weights, preset, about)
@@ -211,6 +225,7 @@ def _make_folder(folder: Path) -> None:
 def _is_about(about: Any) -> bool:
     match about:
         case {"kind": str(), "key": str(), "study": str(), "part": int(part), "generation": int(generation)}:
-            entries = about.get("folders", []), about.get("links", {})
-            return part > 0 and generation > 0 and isinstance(entries[0], list) and isinstance(entries[1], dict)
+            folders, links = about.get("folders", []), about.get("links", {})
+            texts = [*folders, *links, *links.values()] if isinstance(folders, list) and isinstance(links, dict) else [None]
+            return 0 < part < SQL_INTEGERS and 0 < generation < SQL_INTEGERS and all(isinstance(text, str) for text in texts)
     return False

@@ -16,16 +16,16 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from medzip.archiving.audit import now
 from medzip.container.storage import sync_folder
-from medzip.errors import ArchiveDamagedError, StorageError, UsageError
+from medzip.errors import ArchiveDamagedError, StorageError, StorageFullError, UsageError
 
-VERSION = 1
+VERSION = 2
 PATIENCE_SECONDS = 300.0
 UNREAD = "unread"  # the kind of files whose header could not be read
 OPEN = "state IN ('discovered', 'encoded', 'verified')"
@@ -40,11 +40,12 @@ CREATE INDEX by_study ON archives (study);
 CREATE INDEX by_state ON archives (state);
 CREATE TABLE files (
   path TEXT NOT NULL, archive INTEGER NOT NULL REFERENCES archives (id) ON DELETE CASCADE, generation INTEGER NOT NULL,
-  bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, mtime_ns INTEGER, inode INTEGER, PRIMARY KEY (path, archive)) WITHOUT ROWID;
+  bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, mtime_ns INTEGER, inode INTEGER, ctime_ns INTEGER,
+  PRIMARY KEY (path, archive)) WITHOUT ROWID;
 CREATE INDEX by_archive ON files (archive);
 CREATE TABLE found (
-  path TEXT PRIMARY KEY, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, kind TEXT NOT NULL,
-  key TEXT NOT NULL, study TEXT NOT NULL, source TEXT NOT NULL, wrapped INTEGER NOT NULL,
+  path TEXT PRIMARY KEY, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  kind TEXT NOT NULL, key TEXT NOT NULL, study TEXT NOT NULL, source TEXT NOT NULL, wrapped INTEGER NOT NULL,
   archive INTEGER, run INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX found_by_archive ON found (archive);
 CREATE TABLE entries (
@@ -56,16 +57,26 @@ CREATE TABLE outbox (id TEXT PRIMARY KEY, event TEXT NOT NULL);
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells without reading it that a file is still the same: size in bytes, time of change in nanoseconds, inode."""
+    """What tells without reading it that a file is still the same: size in bytes, time of change in nanoseconds, inode.
+
+    `ctime_ns`, which no program can set back, is not compared: links and permissions change it, too. Where it alone differs,
+    `touched` tells that the file has to be read.
+    """
 
     bytes: int
     mtime_ns: int
     inode: int
+    ctime_ns: int = field(compare=False)
 
     @classmethod
     def of(cls, path: Path) -> Identity:
         stat = path.stat(follow_symlinks=False)
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino & (1 << 63) - 1)
+        most = (1 << 63) - 1  # SQLite's; inodes and times after the year 2262 are beyond
+        return cls(stat.st_size, stat.st_mtime_ns & most, stat.st_ino & most, stat.st_ctime_ns & most)
+
+    def touched(self, before: Identity) -> bool:
+        """Whether anything differs from what was noted before."""
+        return self != before or self.ctime_ns != before.ctime_ns
 
 
 @dataclass(frozen=True)
@@ -146,6 +157,9 @@ class Ledger:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._connection.close()
+        if isinstance(error, sqlite3.Error):  # raised while rows were read, past `execute`
+            with failures(self.path):
+                raise error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -154,10 +168,11 @@ class Ledger:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk has ended it
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         with failures(self.path):
@@ -178,12 +193,11 @@ class Ledger:
 
     def kept(self, path: str) -> tuple[int, str, Identity | None] | None:
         """Of the newest version of a file: its archive, SHA-256, and its identity where that is known; None for a new file."""
-        row = self.execute(
-            "SELECT archive, sha256, bytes, mtime_ns, inode FROM files WHERE path = ? ORDER BY generation DESC LIMIT 1", path
-        ).fetchone()
+        newest = "FROM files WHERE path = ? ORDER BY generation DESC LIMIT 1"
+        row = self.execute(f"SELECT archive, sha256, bytes, mtime_ns, inode, ctime_ns {newest}", path).fetchone()
         if row is None:
             return None
-        return row[0], row[1], None if row["mtime_ns"] is None else Identity(row["bytes"], row["mtime_ns"], row["inode"])
+        return row[0], row[1], None if row["mtime_ns"] is None else Identity(*row[2:])
 
     def set_state(self, archive: int, state: str) -> None:
         """A step forward, with its time."""
@@ -228,6 +242,8 @@ def failures(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise StorageFullError(f"{path}: no space left on the device; free some and try again") from error
         raise StorageError(
             f"{path}: {error}; check that it is on a local disk with space, and that you may write to it"
         ) from error

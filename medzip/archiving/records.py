@@ -16,6 +16,7 @@ from medzip.archiving.walk import Walked
 
 MEANINGS = {
     "StorageError": "a file could not be read or written",
+    "StorageFullError": "no space is left",
     "VerificationError": "a file changed while it was archived, or the archive did not give it back",
     "UnsupportedInputError": "a file or its name is of a kind that no archive holds",
     "ModelMissingError": "the model's weights or library are missing",
@@ -50,11 +51,11 @@ def add_contents(ledger: Ledger, archive: int, result: Result) -> None:
     for file in result.files:
         found = None
         if file.path in result.unchanged:
-            found = ledger.execute("SELECT mtime_ns, inode FROM found WHERE path = ?", file.path).fetchone()
+            found = ledger.execute("SELECT mtime_ns, inode, ctime_ns FROM found WHERE path = ?", file.path).fetchone()
             ledger.execute("DELETE FROM found WHERE path = ?", file.path)
-        identity = tuple(found) if found else (None, None)
+        identity = tuple(found) if found else (None, None, None)
         ledger.execute(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             *(file.path, archive, generation, file.bytes, file.sha256, *identity),
         )
     links: Mapping[str, str] = result.about.get("links", {})

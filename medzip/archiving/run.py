@@ -16,7 +16,7 @@ from medzip import pipeline, sources
 from medzip.archiving import audit, jobs, records, store, sums, toolkit, walk
 from medzip.archiving.ledger import OPEN, Identity, Ledger, Row
 from medzip.archiving.pool import Died, Failure, Pool, Progressed
-from medzip.errors import MedzipError, UsageError
+from medzip.errors import MedzipError, StorageFullError, UsageError
 
 ATTEMPTS = 3
 """How often in one run a job is tried whose worker died."""
@@ -188,16 +188,16 @@ class _Run:
 
     def _job(self, row: Row) -> jobs.Job:
         found = self.ledger.execute(
-            "SELECT path, bytes, mtime_ns, inode, source, wrapped FROM found WHERE archive = ? ORDER BY path", row.id
+            "SELECT path, bytes, mtime_ns, inode, ctime_ns, source, wrapped FROM found WHERE archive = ? ORDER BY path", row.id
         )
         lines = found.fetchall()
-        read_by, wrapped = {line[4] for line in lines}, any(line[5] for line in lines)
+        read_by, wrapped = {line[5] for line in lines}, any(line[6] for line in lines)
         generation = 1 + self.ledger.number(
             "SELECT max(generation) FROM files WHERE path IN (SELECT path FROM found WHERE archive = ?)", row.id
         )
         about = {"kind": row.kind, "key": row.key, "study": row.study, "part": row.part, "generation": generation}
         source = read_by.pop() if len(read_by) == 1 else sources.STORED
-        files = tuple((line[0], Identity(*line[1:4])) for line in lines)
+        files = tuple((line[0], Identity(*line[1:5])) for line in lines)
         return jobs.Job(self.source, files, self.store.archive(row.name), source, wrapped, self.options.preset, about)
 
     def _ended(self, row: Row, heard: Any) -> None:
@@ -212,6 +212,8 @@ class _Run:
                 heard = Failure(type(error).__name__, error.exit_code, str(error))
         self.ledger.fail(row.id, records.nameless(heard))
         self._failed(row.name, heard, row.attempts + 1)
+        if heard.type == StorageFullError.__name__:  # all others would be coded for nothing
+            raise StorageFullError(f"{self.store.root}: no space left; free some and run the same command again")
 
     def _commit(self, row: Row, result: jobs.Result) -> None:
         self.ledger.set_state(row.id, "verified")

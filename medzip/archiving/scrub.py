@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -16,8 +17,8 @@ from medzip.archiving.ledger import Ledger, Row
 from medzip.archiving.store import PRIVATE, Store
 from medzip.errors import ArchiveDamagedError, MedzipError, StorageError
 
-DUE = f"{KEPT} AND (damage IS NOT NULL OR proved IS NULL OR proved < ?)"
-BATCH = 500
+DUE = f"{KEPT} AND (damage IS NOT NULL OR proved IS NULL OR proved < ? OR proved > ?)"
+"""Between both times an archive counts as proved; what was proved in the future was proved under a wrong clock."""
 Progress = Callable[[str, int, int], None]
 Complain = Callable[[str, MedzipError], None]
 
@@ -52,9 +53,12 @@ def scrub(store: Store, limits: Limits, progress: Progress, complain: Complain) 
     use_weights_of(store)
     with Ledger(store.ledger) as ledger:
         _check_toolkit(store, ledger, scrubbed, complain)
-        before = (datetime.now(UTC) - timedelta(seconds=limits.age or 0)).isoformat(timespec="microseconds")
-        scrubbed.left = total = ledger.number(f"SELECT count(*) FROM archives WHERE {DUE}", before)
-        for row in _due(ledger, before):
+        due = _due(ledger, limits.age or 0.0)
+        scrubbed.left = total = len(due)
+        for number in due:
+            if not (rows := ledger.rows("id = ?", number)):
+                continue  # forgotten meanwhile
+            [row] = rows
             _prove(store, ledger, row, limits.decode, scrubbed, complain)
             scrubbed.left = max(scrubbed.left - 1, 0)
             progress("scrub", total - scrubbed.left, total)
@@ -68,11 +72,15 @@ def scrub(store: Store, limits: Limits, progress: Progress, complain: Complain) 
     return scrubbed
 
 
-def _due(ledger: Ledger, before: str) -> Iterator[Row]:
-    """What is damaged first, then what was never proved, then by age; what was proved or found damaged meanwhile is left out."""
-    yield from ledger.rows(f"{KEPT} AND damage IS NOT NULL ORDER BY name")
-    while batch := ledger.rows(f"{DUE} AND damage IS NULL ORDER BY proved, name LIMIT {BATCH}", before):
-        yield from batch
+def _due(ledger: Ledger, age: float) -> array[int]:
+    """What is damaged first, then what was never proved or by a clock ahead of today's, then by age. All at once, so that a
+    clock that is set meanwhile brings nothing back."""
+    began = datetime.now(UTC)
+    times = [time.isoformat(timespec="microseconds") for time in (began - timedelta(seconds=age), began)]
+    found = ledger.execute(
+        f"SELECT id FROM archives WHERE {DUE} ORDER BY damage IS NULL, proved <= ?, proved, name", *times, times[1]
+    )
+    return array("q", (number for (number,) in found))
 
 
 def _prove(store: Store, ledger: Ledger, row: Row, decode: bool, scrubbed: Scrubbed, complain: Complain) -> None:

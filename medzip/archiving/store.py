@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medzip.archiving import names
-from medzip.container.storage import AtomicFile, sync_folder
+from medzip.container.storage import AtomicFile, storage_error, sync_folder
 from medzip.errors import StorageError, UsageError
 from medzip.outputs import SUFFIX
 
@@ -116,14 +116,22 @@ def create(root: Path, key_file: Path | None) -> Store:
         for folder in (private / "weights", private / "forgotten"):
             folder.mkdir(exist_ok=True)
         sync_folder(root)
-        own = private / "site.key"
-        if key_file is None and not own.exists() and not (private / "key-id").exists():
-            _write_key(own)
     except OSError as error:
         raise StorageError(f"{root}: {error.strerror}; expected a folder that medzip may write to") from error
+    with locked(private / "key.lock", 60.0, f"{root}: expected to make its site key, found another medzip at it"):
+        return _with_key(root, key_file)
+
+
+def _with_key(root: Path, key_file: Path | None) -> Store:
+    own, identity = root / PRIVATE / "site.key", root / PRIVATE / "key-id"
+    try:
+        if key_file is None and not own.exists() and not identity.exists():
+            _write_key(own)
+    except OSError as error:
+        raise storage_error(own, "writing the site key", error) from error
     store = Store(root, _key(root, key_file))
-    if not (private / "key-id").exists():
-        write_file(private / "key-id", _key_id(store.key))
+    if not identity.exists():
+        write_file(identity, _key_id(store.key))
     return store
 
 
@@ -158,7 +166,9 @@ def locked(path: Path, patience: float, refusal: str) -> Iterator[None]:
         try:
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
-            raise StorageError(f"{refusal} ({error}); wait for it, or end it") from error
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise StorageError(f"{refusal}; wait for it, or end it") from error
+            raise StorageError(f"{path}: cannot be used as a lock ({error}); check its permissions and the disk") from error
         yield
     finally:
         connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -9,10 +10,9 @@ from medzip.archiving import toolkit
 from medzip.archiving.jobs import sha256_of
 from medzip.archiving.ledger import Ledger
 from medzip.archiving.store import Store
-from medzip.container.storage import AtomicFile
-from medzip.errors import StorageError
+from medzip.container.storage import AtomicFile, storage_error
 
-LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
+LINE = re.compile(r"^([0-9a-f]{64})  ([^\n]+)\n", re.MULTILINE)
 
 
 def line(digest: str, name: str) -> str:
@@ -22,10 +22,13 @@ def line(digest: str, name: str) -> str:
 def append(store: Store, digest: str, name: str) -> None:
     """Adds a line at once; `rewrite` puts all in order when a run begins and ends."""
     try:
-        with store.sums.open("a", encoding="ascii", newline="") as file:
-            file.write(line(digest, name))
+        with store.sums.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")  # of a disk that was full
+            file.write(b"\n" * torn + line(digest, name).encode())
     except OSError as error:
-        raise StorageError(f"{store.sums}: {error.strerror}; check its permissions and the disk") from error
+        raise storage_error(store.sums, "writing", error) from error
 
 
 def rewrite(store: Store, ledger: Ledger) -> None:

@@ -17,7 +17,7 @@ from medzip.archiving.audit import now
 from medzip.archiving.ledger import OPEN, UNREAD, Identity, Ledger
 from medzip.archiving.names import archive_name
 from medzip.archiving.store import Store
-from medzip.errors import MedzipError, StorageError
+from medzip.errors import MedzipError, StorageError, UnsupportedInputError
 
 ROWS_PER_TRANSACTION = 2000
 Count = Callable[[int], None]
@@ -55,9 +55,21 @@ class Walk:
                     self._note(files)
             count(self.result.files)
         with self.ledger.transaction():
-            if not self.result.failed:
-                self.ledger.execute("DELETE FROM found WHERE run <> ?", self._run)
+            self._drop()
         return self.result
+
+    def _drop(self) -> None:
+        """Forgets what was found before and is no longer there; what cannot be looked at now may be there."""
+        if not self.result.failed:
+            self.ledger.execute("DELETE FROM found WHERE run <> ?", self._run)
+            return
+        for (name,) in self.ledger.execute("SELECT path FROM found WHERE run <> ?", self._run).fetchall():
+            try:
+                self.root.joinpath(*name.split("/")).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                self.ledger.execute("DELETE FROM found WHERE path = ?", name)
+            except OSError:
+                continue
 
     def _batch(self, folders: Iterator[dict[str, Path]]) -> list[dict[str, Path]]:
         batch, files = [], 0
@@ -99,7 +111,14 @@ class Walk:
 
     def _link(self, path: Path) -> None:
         def keep(name: str) -> None:
-            self.result.links[name] = os.fspath(path.readlink())
+            try:
+                self.result.links[name] = sources.portable(os.fspath(path.readlink()))
+            except OSError as error:
+                self.result.failed[str(path)] = StorageError(f"{path}: {error.strerror}; run the command again")
+            except MedzipError:
+                self.result.failed[ascii(str(path))] = UnsupportedInputError(
+                    f"{str(path)!a}: expected a link to a name in Unicode, found other bytes; make it anew"
+                )
 
         self._entry(path, keep)
 
@@ -140,12 +159,14 @@ class Walk:
         kept = self.ledger.kept(name)
         if kept:
             archive, sha256, before = kept
-            same = before == identity
+            same = before is not None and not identity.touched(before)
             if not same and (before is None or before.bytes == identity.bytes) and _sha256(path) == sha256:
                 self.ledger.execute(
-                    "UPDATE files SET mtime_ns = ?, inode = ? WHERE path = ? AND archive = ?",
-                    *(identity.mtime_ns, identity.inode, name, archive),
+                    "UPDATE files SET mtime_ns = ?, inode = ?, ctime_ns = ? WHERE path = ? AND archive = ?",
+                    *(identity.mtime_ns, identity.inode, identity.ctime_ns, name, archive),
                 )
+                # It was restored to where it had been removed: --rm is to look at it again.
+                self.ledger.execute("UPDATE archives SET state = 'committed' WHERE id = ? AND state = 'removed'", archive)
                 same = True
             if same:
                 self.ledger.execute("DELETE FROM found WHERE path = ?", name)
@@ -160,7 +181,7 @@ class Walk:
     def _member(path: Path, name: str) -> sources.Member:
         try:
             return sources.member(path, name)
-        except StorageError:
+        except Exception:  # whatever a hostile header brings about here, in a worker it costs its own file only
             return sources.Member(UNREAD, name, sources.STORED)
 
     def _found(self, name: str, identity: Identity, member: sources.Member) -> None:
@@ -168,8 +189,8 @@ class Walk:
             self.result.forgotten += 1
             return
         self.ledger.execute(
-            "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
-            *(name, identity.bytes, identity.mtime_ns, identity.inode),
+            "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
+            *(name, identity.bytes, identity.mtime_ns, identity.inode, identity.ctime_ns),
             *(member.kind, member.key, member.study, member.source, member.wrapped, self._run),
         )
 
@@ -210,7 +231,7 @@ def open_archive(store: Store, ledger: Ledger, kind: str, key: str, study: str) 
 def _paired(files: dict[str, Path]) -> dict[str, sources.Member]:
     try:
         return sources.paired(files)
-    except StorageError:  # one of them became unreadable: all of the folder are looked at one by one
+    except Exception:  # one of them cannot be read, or worse: all of the folder are looked at one by one
         return {}
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from medzip.container.checksum import crc32c
-from medzip.errors import MedzipError, StorageError, TruncatedArchiveError, UsageError
+from medzip.errors import MedzipError, StorageError, StorageFullError, TruncatedArchiveError, UsageError
 from medzip.optional import library
 
 _BLOCK = 1 << 20
@@ -23,7 +23,7 @@ _REMOTE_BLOCK = 1 << 16
 def storage_error(path: Path | str, doing: str, error: OSError) -> StorageError:
     """A StorageError that says what failed on `path`, and what to do where the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{path}: no space left on the device while {doing}; free some and try again")
+        return StorageFullError(f"{path}: no space left on the device while {doing}; free some and try again")
     return StorageError(f"{path}: {error.strerror or error} while {doing}; check the path, its permissions and the device")
 
 
@@ -99,6 +99,7 @@ class AtomicFile:
         except FileExistsError:
             raise
         except OSError:
+            self.temporary.stat()  # raises where it was swept away: no name is reserved for nothing
             self.path.touch(exist_ok=False)
             self.temporary.replace(self.path)
         else:
