@@ -3,8 +3,8 @@
     python -m benchmarks.archive_tree show --data DATA/dev --series 500 --kills 20 --preset parametric --folder NEW
     python -m benchmarks.archive_tree rate --data DATA/dev --series 60 --slices 8 --crop 0 --jobs 1 2 --folder NEW
 
-The DICOM folders of DATA are multiplied to as many series as are asked for: some of their slices, cut to a square around the middle
-where they are not compressed, with UIDs of their own and noise of one stored value in some of the samples.
+The DICOM folders of DATA are multiplied to as many series as are asked for: some of their slices, cut to a square around the
+middle where they are not compressed, with UIDs of their own and noise of one stored value in some of the samples.
 
 `show` ends with an error unless the end state after all kills is the undisturbed one, all files come back, and both hold again
 after the ledger was deleted and made again from the archives. `rate` prints series and bytes a second, and what the ledger, the
@@ -187,7 +187,7 @@ class _Recorder:
 
     def committed(self, row: Any, result: Any) -> None: ...
 
-    def failed(self, name: str, failure: Failure, attempts: int) -> None:
+    def failed(self, name: str, failure: Failure, attempts: int) -> None:  # noqa: ARG002, nothing may fail
         raise RuntimeError(f"{name}: {failure.text}")
 
     def submit(self, pool: Pool, tag: int, work: Any, job: Any) -> None:

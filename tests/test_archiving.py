@@ -438,3 +438,68 @@ def test_a_full_disk_ends_the_run_at_once(folder: Path, run: Run, monkeypatch: p
     assert run(*call(folder / "src", folder / "dst"))[0] == 0
     assert run("restore", folder / "dst", folder / "back")[0] == 0
     assert same_tree(folder / "src", folder / "back")
+
+
+def hurt(path: Path, share: float = 0.05) -> None:
+    """Sectors in the middle are lost, a bit flips, and the end is cut off."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + int(share * len(data))] = bytes(int(share * len(data)))
+    data[100] ^= 4
+    path.write_bytes(data[: -int(share * len(data)) - 1])
+
+
+def test_scrub_repairs_what_has_parity_and_parity_itself(folder: Path, run: Run) -> None:
+    code, out, _ = run(*call(folder / "src", folder / "dst", "--parity", "--json"))
+    assert (code, json.loads(out.splitlines()[-1])["protected"]) == (0, 8)
+    before = state(folder / "dst")
+    archived = sorted((folder / "dst").rglob("*.mdz"))
+    for path in archived[:3]:
+        hurt(path)
+    flip(archived[3].with_name(archived[3].name + ".par"), 70)
+    code, out, err = run("scrub", folder / "dst", "--json")
+    summary = json.loads(out.splitlines()[-1])
+    assert (code, summary["archives"], summary["repaired"], summary["parity"], summary["damaged"]) == (0, 8, 3, 1, 0)
+    assert "look after the disk" in err
+    assert state(folder / "dst") == before
+    assert len(events(folder / "dst", "repaired")) == 3
+    assert run("parity", "check", folder / "dst")[0] == 0
+
+
+def test_scrub_tells_what_parity_cannot_repair_and_replaces_nothing(folder: Path, run: Run) -> None:
+    assert run(*call(folder / "src", folder / "dst", "--parity"))[0] == 0
+    one, other, *_ = sorted((folder / "dst").rglob("*.mdz"))
+    other.with_name(other.name + ".par").replace(one.with_name(one.name + ".par"))
+    flip(one, -60)
+    damaged = one.read_bytes()
+    assert run("scrub", folder / "dst")[0] == 3
+    assert one.read_bytes() == damaged
+
+
+def test_what_is_forgotten_leaves_no_parity(folder: Path, run: Run) -> None:
+    assert run(*call(folder / "src", folder / "dst", "--parity"))[0] == 0
+    assert run("forget", folder / "dst", "--series", "1.2.0.1", "--key-file", folder / "site.key")[0] == 0
+    assert len(list((folder / "dst").rglob("*.par"))) == len(list((folder / "dst").rglob("*.mdz"))) == 7
+
+
+def test_no_parity_is_made_of_a_damaged_archive(folder: Path, run: Run) -> None:
+    [[name]] = asked(folder / "dst", "SELECT name FROM archives WHERE kind = 'image'")
+    flip(folder / "dst" / name, -60)
+    assert run(*call(folder / "src", folder / "dst", "--parity"))[0] == 3
+    assert len(list((folder / "dst").rglob("*.par"))) == 7
+    assert run("parity", "make", folder / "dst" / name)[0] == 3
+
+
+def test_single_archives_get_parity_too(folder: Path, run: Run) -> None:
+    [[name]] = asked(folder / "dst", "SELECT name FROM archives WHERE kind = 'image'")
+    path = folder / "dst" / name
+    whole = path.read_bytes()
+    assert run("parity", "make", path)[0] == 0
+    assert run("parity", "check", path)[0] == 0
+    hurt(path)
+    assert run("parity", "check", path)[0] == 3
+    assert run("parity", "repair", path)[0] == 0
+    assert path.read_bytes() == whole
+    path.write_bytes(b"")
+    path.with_name(path.name + ".par").write_bytes(b"")
+    assert run("parity", "repair", path)[0] == 3

@@ -9,6 +9,7 @@ import medzip
 from medzip.archiving import audit, records, sums
 from medzip.archiving.ledger import Ledger, event_id
 from medzip.archiving.store import Store, write_file
+from medzip.container.sidecar import beside
 from medzip.container.storage import sync_folder
 from medzip.errors import StorageError, UsageError
 
@@ -42,6 +43,7 @@ def forget(store: Store, series: str) -> Forgotten:
         write_file(tombstone, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
         for name in here:
             try:
+                beside(store.archive(name)).unlink(missing_ok=True)
                 store.archive(name).unlink()
                 sync_folder(store.archive(name).parent)
             except OSError as error:

@@ -17,6 +17,7 @@ import medzip
 from medzip import describe, pipeline, skeleton, sources
 from medzip.archive import Archive
 from medzip.archiving.ledger import Identity, KeptFile
+from medzip.container import sidecar
 from medzip.container.storage import sync_folder
 from medzip.container.writer import ArchiveWriter
 from medzip.errors import ArchiveDamagedError, StorageError, UnsupportedInputError, UsageError, VerificationError
@@ -52,6 +53,14 @@ class Result:
     weights: tuple[str, ...]
     preset: str
     about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Protection:
+    """A committed archive, by its SHA-256 in hex, that is to get parity beside it."""
+
+    archive: Path
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,12 @@ def compress_series(job: Job, progress: Progress) -> Result:
     if [result.about.get(name) for name in same] != [job.about.get(name) for name in same]:
         raise VerificationError(f"{job.target}: expected the archive of this series, found another; move it away")
     return replace(result, unchanged=_unchanged(job, result.files, compare=there))
+
+
+def protect(protection: Protection, progress: Progress) -> None:
+    """Lays parity beside an archive. Raises StorageError, and ArchiveDamagedError where it is not what was committed."""
+    layout = sidecar.make(protection.archive, protection.sha256)
+    progress("parity", layout.length, layout.length)
 
 
 def remove_sources(removal: Removal, progress: Progress) -> Removed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 from medzip import pipeline, sources
 from medzip.archiving import audit, jobs, records, store, sums, toolkit, walk
 from medzip.archiving.ledger import OPEN, Identity, Ledger, Row
-from medzip.archiving.pool import Died, Failure, Pool, Progressed
+from medzip.archiving.pool import Died, Failure, Pool, Progressed, Work
+from medzip.container import sidecar
 from medzip.errors import MedzipError, StorageFullError, UsageError
 
 ATTEMPTS = 3
@@ -26,10 +28,12 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 @dataclass(frozen=True)
 class Options:
-    """`remove` removes sources that a second process has found in their archive; `key_file` holds the site key, else DST does."""
+    """`parity` lays parity beside every archive; `remove` removes sources that a second process has found in their archive;
+    `key_file` holds the site key, else DST does."""
 
     jobs: int = 1
     preset: str = "default"
+    parity: bool = False
     remove: bool = False
     key_file: Path | None = None
 
@@ -37,7 +41,8 @@ class Options:
 @dataclass
 class Summary:
     """What a run did. `files` were met in the tree; `archives`, `original_bytes` and `archive_bytes` count what was committed
-    now, `total_...` all that the store holds. `failed` counts errors by their type; `exit_codes` are those of the errors."""
+    now, `total_...` all that the store holds. `protected` got parity now. `failed` counts errors by their type; `exit_codes` are
+    those of the errors."""
 
     files: int = 0
     archives: int = 0
@@ -49,6 +54,7 @@ class Summary:
     failed: Counter[str] = field(default_factory=Counter)
     exit_codes: set[int] = field(default_factory=set)
     workers_died: int = 0
+    protected: int = 0
     sources_removed: int = 0
     sources_kept: int = 0
     special: int = 0
@@ -126,6 +132,8 @@ class _Run:
         self._note(walked)
         self._make()
         self._keep_tree(walked)
+        if self.options.parity:
+            self._protect()
         if self.options.remove:
             self._remove()
         sums.rewrite(self.store, self.ledger)
@@ -247,29 +255,55 @@ class _Run:
         places = self.ledger.execute(
             "SELECT id FROM archives WHERE state = 'committed' AND kind <> 'tree' ORDER BY id"
         ).fetchall()
-        waiting, running, done = deque(number for (number,) in places), dict[int, Row](), 0
+
+        def removal(row: Row) -> jobs.Removal:
+            return jobs.Removal(self.source, self.store.archive(row.name), row.sha256, tuple(self.ledger.files(row.id)))
+
+        self._each("removing sources", [number for (number,) in places], jobs.remove_sources, removal, self._removed)
+
+    def _protect(self) -> None:
+        """Parity beside all that is committed and has none."""
+        committed = self.ledger.execute("SELECT id, name FROM archives WHERE state IN ('committed', 'removed') ORDER BY id")
+        bare = [number for number, name in committed if not sidecar.beside(self.store.archive(name)).exists()]
+
+        def protection(row: Row) -> jobs.Protection:
+            return jobs.Protection(self.store.archive(row.name), row.sha256)
+
+        self._each("parity", bare, jobs.protect, protection, self._protected)
+
+    def _protected(self, row: Row, heard: None) -> None:  # noqa: ARG002, a job that is done says nothing
+        self.summary.protected += 1
+
+    def _each(
+        self, phase: str, numbers: list[int], work: Work, job_of: Callable[[Row], object], ended: Callable[[Row, Any], None]
+    ) -> None:
+        """A job for each of these archives, in worker processes; `ended` gets its result."""
+        waiting, running, done = deque(numbers), dict[int, Row](), 0
         with Pool(self.options.jobs) as pool:
             while waiting or pool.busy:
                 while waiting and pool.free:
                     [row] = self.ledger.rows("id = ?", waiting.popleft())
                     running[row.id] = row
-                    files = tuple(self.ledger.files(row.id))
-                    removal = jobs.Removal(self.source, self.store.archive(row.name), row.sha256, files)
-                    pool.submit(row.id, jobs.remove_sources, removal)
+                    pool.submit(row.id, work, job_of(row))
                 for number, heard in pool.wait(SECONDS_BETWEEN_LOOKS):
-                    if not isinstance(heard, Progressed):
-                        done += 1
-                        self._removed(running.pop(number), heard)
-                        self.listener.progress("removing sources", done, len(places))
+                    if isinstance(heard, Progressed):
+                        continue
+                    done += 1
+                    row = running.pop(number)
+                    if isinstance(heard, Died | Failure):
+                        self._not_done(row, heard)
+                    else:
+                        ended(row, heard)
+                    self.listener.progress(phase, done, len(numbers))
 
-    def _removed(self, row: Row, heard: Any) -> None:
+    def _not_done(self, row: Row, heard: Died | Failure) -> None:
         if isinstance(heard, Died):
             self.summary.workers_died += 1
             heard = Failure("WorkerDied", 6, f"the worker process ended with {heard.exit_code}")
-        if isinstance(heard, Failure):
-            self.ledger.fail(row.id, records.nameless(heard))
-            self._failed(row.name, heard, 1)
-            return
+        self.ledger.fail(row.id, records.nameless(heard))
+        self._failed(row.name, heard, 1)
+
+    def _removed(self, row: Row, heard: jobs.Removed) -> None:
         self.summary.sources_removed += heard.removed
         self.summary.sources_kept += heard.kept
         if heard.removed:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from medzip import pipeline
 from medzip.archiving import audit, records, sums
@@ -15,6 +17,7 @@ from medzip.archiving.giving_back import KEPT, use_weights_of
 from medzip.archiving.jobs import sha256_of
 from medzip.archiving.ledger import Ledger, Row
 from medzip.archiving.store import PRIVATE, Store
+from medzip.container import sidecar
 from medzip.errors import ArchiveDamagedError, MedzipError, StorageError
 
 DUE = f"{KEPT} AND (damage IS NOT NULL OR proved IS NULL OR proved < ? OR proved > ?)"
@@ -35,12 +38,15 @@ class Limits:
 
 @dataclass
 class Scrubbed:
-    """`left` were due and are for the next time; `oldest` is when the one was proved that was proved longest ago, None where
+    """`repaired` were damaged and came back by their parity; of `parity` the parity itself was damaged and was made again.
+    `left` were due and are for the next time; `oldest` is when the one was proved that was proved longest ago, None where
     one never was since the ledger was rebuilt."""
 
     archives: int = 0
     bytes: int = 0
     damaged: int = 0
+    repaired: int = 0
+    parity: int = 0
     left: int = 0
     oldest: str | None = None
     seconds: float = 0.0
@@ -86,8 +92,8 @@ def _due(ledger: Ledger, age: float) -> array[int]:
 def _prove(store: Store, ledger: Ledger, row: Row, decode: bool, scrubbed: Scrubbed, complain: Complain) -> None:
     path = store.archive(row.name)
     try:
-        if sha256_of(path) != row.sha256:
-            raise ArchiveDamagedError(f"{path}: expected SHA-256 {row.sha256}, found another; restore it from a copy")
+        if _digest(path) != row.sha256:
+            _repair(store, ledger, row, scrubbed)
         if decode:
             pipeline.verify(path)
     except MedzipError as error:
@@ -97,6 +103,7 @@ def _prove(store: Store, ledger: Ledger, row: Row, decode: bool, scrubbed: Scrub
             error = ArchiveDamagedError(f"{path}: expected the archive, found none; restore it from a copy")
         _note(store, ledger, row, error, scrubbed, complain)
         return
+    _look_after_parity(store, ledger, row, scrubbed)
     healed = ledger.number("SELECT damage IS NOT NULL FROM archives WHERE id = ?", row.id)
     with ledger.transaction():
         ledger.execute("UPDATE archives SET proved = ?, damage = NULL WHERE id = ?", now(), row.id)
@@ -104,6 +111,42 @@ def _prove(store: Store, ledger: Ledger, row: Row, decode: bool, scrubbed: Scrub
         records.tell(store, ledger, audit.event("good again", archive=row.name, sha256=row.sha256))
     scrubbed.archives += 1
     scrubbed.bytes += row.archive_bytes
+
+
+def _digest(path: Path) -> str | None:
+    """None for an archive that is there, and that the disk cannot read."""
+    try:
+        return sha256_of(path)
+    except StorageError:
+        if not path.exists():
+            raise
+        return None
+
+
+def _repair(store: Store, ledger: Ledger, row: Row, scrubbed: Scrubbed) -> None:
+    """By parity. Raises ArchiveDamagedError where there is none, it is another archive's, or too much is damaged."""
+    path = store.archive(row.name)
+    if not sidecar.beside(path).exists():
+        raise ArchiveDamagedError(f"{path}: expected SHA-256 {row.sha256}, found another; restore it from a copy")
+    with sidecar.Sidecar(path) as opened:
+        if opened.layout.sha256.hex() != row.sha256:
+            raise ArchiveDamagedError(f"{path}: expected SHA-256 {row.sha256}, found another, and another's parity")
+        sectors = opened.repair()
+    scrubbed.repaired += 1
+    records.tell(store, ledger, audit.event("repaired", archive=row.name, sha256=row.sha256, sectors=sectors))
+
+
+def _look_after_parity(store: Store, ledger: Ledger, row: Row, scrubbed: Scrubbed) -> None:
+    """Makes damaged parity again, of an archive that was proved just now."""
+    path = store.archive(row.name)
+    if not sidecar.beside(path).exists():
+        return
+    with suppress(ArchiveDamagedError), sidecar.Sidecar(path) as opened:
+        if opened.layout.sha256.hex() == row.sha256 and opened.is_whole():
+            return
+    sidecar.make(path, row.sha256)
+    scrubbed.parity += 1
+    records.tell(store, ledger, audit.event("parity made again", archive=row.name, sha256=row.sha256))
 
 
 def _note(store: Store, ledger: Ledger, row: Row, error: MedzipError, scrubbed: Scrubbed, complain: Complain) -> None:

@@ -22,6 +22,7 @@ from medzip.cli import (
     index,
     info,
     models,
+    parity,
     restore,
     scrub,
     verify,
@@ -31,7 +32,7 @@ from medzip.cli.common import EXIT_INTERRUPTED, EXIT_READER_GONE, Console, HelpF
 
 COMMANDS = (
     *(compress, decompress, verify, info, extract, export, view),
-    *(archive, restore, scrub, forget, index, audit),
+    *(archive, restore, scrub, parity, forget, index, audit),
     *(bench, doctor, models, completion),
 )
 

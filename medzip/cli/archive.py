@@ -48,6 +48,11 @@ def register(commands: Commands[Parser]) -> None:
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="worker processes (default: 1)")
     parser.add_argument(
+        "--parity",
+        action="store_true",
+        help="lay parity beside every archive, x.mdz.par, by which `medzip scrub` repairs it (6.7 %% more)",
+    )
+    parser.add_argument(
         "--rm",
         dest="remove",
         action="store_true",
@@ -74,7 +79,9 @@ def add_show_paths(parser: Parser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     from medzip.archiving.run import Options, archive
 
-    options = Options(arguments.jobs, arguments.preset, arguments.remove, arguments.key_file)
+    options = Options(
+        arguments.jobs, arguments.preset, parity=arguments.parity, remove=arguments.remove, key_file=arguments.key_file
+    )
     with console.progress(arguments.destination, steady=True) as progress:
         told = _Told(console, progress, arguments.show_paths)
         try:
@@ -135,6 +142,8 @@ def _text(summary: Summary) -> str:
     if summary.total_archive_bytes:
         sizes = _sizes(summary.total_original_bytes, summary.total_archive_bytes)
         lines.append(f"archived in all: {summary.total_archives:,} archives, {sizes}")
+    if summary.protected:
+        lines.append(f"got parity: {summary.protected:,} archives")
     if summary.sources_removed or summary.sources_kept:
         kept = f"; {summary.sources_kept:,} kept: they have changed since" if summary.sources_kept else ""
         lines.append(f"sources removed: {summary.sources_removed:,} files{kept}")

@@ -13,7 +13,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DESCRIPTION = """\
 Compare archives with the SHA-256 they were committed with, those first that were proved longest ago, and remember when. Call it
 every night with --max-duration, and the whole of DST comes round. Weights, format and decoder in DST/_medzip/ are compared too.
-Exit code 3: something is damaged or missing."""
+What has parity beside it (`medzip archive --parity`) is repaired. Exit code 3: something is damaged or missing."""
 
 
 def register(commands: Commands[Parser]) -> None:
@@ -62,6 +62,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     left = f", {scrubbed.left:,} left for the next time" if scrubbed.left else ""
     damaged = f", {scrubbed.damaged:,} damaged" if scrubbed.damaged else ""
     oldest = scrubbed.oldest or "never, for some"
+    if scrubbed.repaired or scrubbed.parity:
+        console.warn(
+            f"{scrubbed.repaired:,} archives were damaged and came back by their parity, parity of {scrubbed.parity:,} was made"
+            " again; look after the disk"
+        )
     line = f"{scrubbed.archives:,} archives good, {scrubbed.bytes:,} bytes{damaged}{left}; longest ago proved: {oldest}"
     console.result(asdict(scrubbed) | {"summary": "scrub"}, line)
     return min(codes, key=SEVERITY.index)
