@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fine_tune.base_layers import named
 from fine_tune.datasets.manifest import TrainingVolume
 from fine_tune.datasets.patches import PatchBatch, PatchSource
 from fine_tune.datasets.prompts import PATCHES_PER_STACK, PromptBatch, PromptSource
+from medzip.base_layer import BaseLayer
 from medzip.entropy_model.llm.network import NeighbourNetwork, NetworkConfig, mixture_bits
 from medzip.entropy_model.llm.prompts import PromptNetwork
 
@@ -53,7 +55,7 @@ class Prompts:
     """Preset paper: global prompt, local prompt, residual tokens, over a lossy base layer."""
 
     config: NetworkConfig
-    layer: str = "jxl_lossy"
+    layer: BaseLayer
 
     def network(self) -> nn.Module:
         return PromptNetwork(self.config)
@@ -72,7 +74,7 @@ class Prompts:
         return (bits * batch.inside).sum() / batch.inside.sum()
 
 
-def layout_of(config: NetworkConfig) -> Layout:
-    """The layout that a network's configuration names."""
-    layout: Layout = Neighbours(config) if config.layout == "neighbours" else Prompts(config)
+def layout_of(config: NetworkConfig, base: dict[str, Any] | None = None) -> Layout:
+    """The layout that a network's configuration names, over the base layer that `base` describes (`base_layers.named`)."""
+    layout: Layout = Neighbours(config) if config.layout == "neighbours" else Prompts(config, named(base))
     return layout

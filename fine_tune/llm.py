@@ -47,7 +47,7 @@ def setup(config: dict[str, Any], data: Path) -> tuple[nn.Module, Layout, Rows, 
         raise UsageError(f"{data}: expected volumes of patients to train on, found none; lower validation_share")
     asked = config["network"]["backbone"]
     config["network"] = config["network"] | {"backbone": backbones.described(asked)}
-    layout = layout_of(NetworkConfig(**config["network"]))
+    layout = layout_of(NetworkConfig(**config["network"]), config.get("base"))
     network = layout.network()
     if start := config.get("start"):
         from safetensors.torch import load_file

@@ -23,16 +23,18 @@ def backbone(positions: int) -> dict[str, Any]:
     }
 
 
-def write_weights(folder: Path, kind: str, *, patch: int = 8, name: str = "tiny", licence_class: str = "open") -> Path:
-    """A weights file for preset `kind` ('llm' or 'paper'): the same bytes every time."""
+def write_weights(
+    folder: Path, kind: str, *, patch: int = 8, name: str = "tiny", licence_class: str = "open", prompted: bool = True
+) -> Path:
+    """A weights file for preset `kind` ('llm' or 'paper', perhaps without prompts): the same bytes every time."""
     import torch
     from safetensors.torch import save_file
 
     from medzip.entropy_model.llm.load import network_of
     from medzip.entropy_model.llm.network import NetworkConfig
 
-    layout, prompts = ("neighbours", 0) if kind == "llm" else ("prompts", 4)
-    config = NetworkConfig(layout, backbone(6 * patch * patch + prompts), patch, 3, prompts)
+    layout, prompts = ("neighbours", 0) if kind == "llm" else ("prompts", 4 * prompted)
+    config = NetworkConfig(layout, backbone(6 * patch * patch + prompts), patch, 3, prompts, prompted)
     torch.manual_seed(7)
     network = network_of(config)
     weights = {key: value.contiguous() for key, value in network.state_dict().items()}

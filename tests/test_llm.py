@@ -32,7 +32,9 @@ SHAPES = [(1, 1, 1), (3, 8, 8), (4, 9, 17), (7, 5, 20), (2, 19, 3)]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanguageModel]:
     folder = tmp_path_factory.mktemp("weights")
-    return {kind: LanguageModel(read_weights(write_weights(folder, kind, patch=PATCH)), threads=1) for kind in ("llm", "paper")}
+    files = {kind: write_weights(folder, kind, patch=PATCH) for kind in ("llm", "paper")}
+    files["unprompted"] = write_weights(folder, "paper", patch=PATCH, name="bare", prompted=False)
+    return {kind: LanguageModel(read_weights(path), threads=1) for kind, path in files.items()}
 
 
 def smooth(shape: tuple[int, ...], dtype: Any, top: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -46,7 +48,7 @@ def base_for(kind: str, samples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] |
     return None if kind == "llm" else (samples // 5 * 5).astype(samples.dtype)
 
 
-@pytest.mark.parametrize("kind", ["llm", "paper"])
+@pytest.mark.parametrize("kind", ["llm", "paper", "unprompted"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_any_shape_comes_back(models: dict[str, LanguageModel], kind: str, shape: tuple[int, int, int]) -> None:
     samples = smooth(shape, np.uint8, 255)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fine_tune.datasets.manifest import TrainingVolume
-from medzip.base_layer import base_layer
+from medzip.base_layer import BaseLayer
 from medzip.entropy_model.llm.prompts import unit
 
 PATCHES_PER_STACK = 4
@@ -34,9 +34,9 @@ class PromptBatch:
 class PromptSource:
     """Draws stacks as the codec cuts them (every third slice), and patches on its grid."""
 
-    def __init__(self, volumes: Sequence[TrainingVolume], patch: int, layer: str, seed: int) -> None:
+    def __init__(self, volumes: Sequence[TrainingVolume], patch: int, layer: BaseLayer, seed: int) -> None:
         self.patch = patch
-        self.layer = base_layer(layer)
+        self.layer = layer
         self.volumes = [volume for volume in volumes if len(volume.samples) >= 3 and volume.top < 65536]
         size = np.array([volume.samples.size for volume in self.volumes], float) ** 0.7
         self.share = size / size.sum()

@@ -1,1 +1,1 @@
-"""What a trained model is worth, without the coder."""
+"""Tables of a method on one's own data: rows trained at an equal budget, and codecs beside them."""

@@ -89,7 +89,8 @@ class PromptLayout:
         self._channels = channels
         self._unit = float(unit(low, high))
         self.length = channels * patch * patch
-        self.prefix = network.config.global_prompts + self.length - 1
+        self._local = network.config.local_prompt
+        self.prefix = network.config.global_prompts + (self.length - 1 if self._local else 0)
         self.schedule = self.schedule_for(network, shape)
         margin = ((0, 0), (0, -height % patch), (0, -width % patch))
         self._base = np.pad(base.astype(np.int64), margin, mode="edge")
@@ -107,13 +108,13 @@ class PromptLayout:
         return lockstep(shape[1:], patch, shape[0] * patch * patch, TOGETHER)
 
     def begin(self, cache: SlotCache, patches: NDArray[np.int64], first_slot: int) -> None:
-        if not len(patches):
+        if not len(patches) or not self.prefix:
             return
         rows = self.schedule.rows[patches][:, None] * self._patch
         columns = self.schedule.columns[patches][:, None] * self._patch
         channel, row, column = self.locate(np.arange(self.length))
         base = torch.from_numpy(self._base_value[channel, rows + row, columns + column])
-        local = self._network.local_prompt(base, self._channels)
+        local = self._network.local_prompt(base, self._channels)[:, : None if self._local else 1]
         prefix = torch.cat([self._global.expand(len(patches), -1, -1), local[:, :-1]], 1)
         slots = torch.from_numpy(self.schedule.slot[patches])
         later = torch.ones(self.prefix, self.prefix, dtype=torch.bool).triu(1)
@@ -141,7 +142,7 @@ class PromptLayout:
         flat = (channel * height + np.minimum(row, height - 1)) * width + np.minimum(column, width - 1)
         before = torch.from_numpy(np.where(known, self._residual[flat], 0))
         token = self._network.residual_tokens(before, torch.from_numpy(due.place), self._channels)
-        first = torch.from_numpy(due.place == 0)[:, None]
+        first = torch.from_numpy((due.place == 0) & self._local)[:, None]
         return torch.where(first, self._last_prompt, token)[:, None]
 
     def mixtures(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

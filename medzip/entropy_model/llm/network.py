@@ -21,7 +21,8 @@ class NetworkConfig:
 
     `layout` is 'neighbours' (preset llm) or 'prompts' (preset paper); `backbone` is the configuration of a transformers
     model as its `to_dict` gives it; `patch` is the side of a patch in voxels; `components` is K of the mixture;
-    `global_prompts` is k_g, the number of tokens that describe the whole base stack (prompts only).
+    `global_prompts` is k_g, the number of tokens that describe the whole base stack, and `local_prompt` tells whether the base
+    of the patch goes before its residual (both prompts only).
     """
 
     layout: str
@@ -29,6 +30,7 @@ class NetworkConfig:
     patch: int = 16
     components: int = 5
     global_prompts: int = 0
+    local_prompt: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -47,13 +47,14 @@ class PromptNetwork(nn.Module):
         self.backbone = backbone_from(config.backbone)
         hidden = int(config.backbone["hidden_size"])
         side = round(config.global_prompts**0.5)
+        # Without global prompts it is there and not asked, so that all networks have the same weights.
         self.describe_stack = nn.Sequential(
             nn.Conv2d(3, 32, 5, stride=4, padding=2),
             nn.GELU(),
             nn.Conv2d(32, 64, 3, stride=2, padding=1),
             nn.GELU(),
             nn.Conv2d(64, hidden, 3, stride=2, padding=1),
-            nn.AdaptiveAvgPool2d(side),
+            nn.AdaptiveAvgPool2d(max(side, 1)),
         )
         self.base_table = ValueTable(256, hidden)
         self.residual_table = ValueTable(512, hidden)
@@ -73,7 +74,7 @@ class PromptNetwork(nn.Module):
 
     def global_prompt(self, base: Tensor) -> Tensor:
         """(stacks, k_g, hidden) from base stacks (stacks, 3, rows, columns) scaled to -1..1."""
-        prompt: Tensor = self.describe_stack(base).flatten(2).transpose(1, 2)
+        prompt: Tensor = self.describe_stack(base).flatten(2).transpose(1, 2)[:, : self.config.global_prompts]
         return prompt
 
     def local_prompt(self, base: Tensor, channels: int) -> Tensor:
@@ -90,8 +91,12 @@ class PromptNetwork(nn.Module):
     def forward(self, prompt: Tensor, base: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mixtures of all residuals: `prompt` (patches, k_g, hidden), `base` and `residual` (patches, voxels)."""
         channels = base.shape[1] // self.config.patch**2
-        position = torch.arange(1, base.shape[1], device=base.device)
-        tokens = [prompt, self.local_prompt(base, channels), self.residual_tokens(residual[:, :-1], position, channels)]
+        position = torch.arange(base.shape[1], device=base.device)
+        if self.config.local_prompt:
+            tokens = [prompt, self.local_prompt(base, channels), self.residual_tokens(residual[:, :-1], position[1:], channels)]
+        else:
+            before = torch.cat([torch.zeros_like(residual[:, :1]), residual[:, :-1]], 1)
+            tokens = [prompt, self.residual_tokens(before, position, channels)]
         hidden = self.backbone(inputs_embeds=torch.cat(tokens, 1), use_cache=False).last_hidden_state
         return self.head(hidden[:, -base.shape[1] :])  # type: ignore[no-any-return]  # a module's call has no type
 
