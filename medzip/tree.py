@@ -18,6 +18,8 @@ from medzip.errors import ArchiveDamagedError, StorageError
 
 MANIFEST = "medzip-tree.json"
 FORMAT = 1
+USUAL = ("guarantee", "file")
+"""What need not be said."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,11 @@ def describe(root: Path, files: Iterable[TreeFile]) -> Tree:
 
 
 def write(tree: Tree, folder: Path, *, overwrite: bool) -> None:
-    """Writes the manifest into the folder of the archives."""
-    text = json.dumps({"medzip_tree": FORMAT, **asdict(tree)}, indent=1, sort_keys=True) + "\n"
+    """Writes the manifest into the folder of the archives, a line for each file, as short as JSON can be."""
+    records = [{key: value for key, value in asdict(file).items() if (key, value) != USUAL} for file in tree.files]
+    lines = ",\n".join(json.dumps(record, separators=(",", ":"), sort_keys=True) for record in records)
+    rest = json.dumps({"folders": tree.folders, "links": tree.links, "medzip_tree": FORMAT}, separators=(",", ":"))
+    text = f'{{"files":[\n{lines}\n],\n{rest[1:]}\n'
     with AtomicFile(folder / MANIFEST, overwrite=overwrite) as file:
         file.write(text.encode())
         file.seal()

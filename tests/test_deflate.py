@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from medzip import skeleton
 from medzip.errors import ArchiveDamagedError
 from medzip.sources.wrappers import deflate
-from medzip.sources.wrappers.deflate import kernels, writers
+from medzip.sources.wrappers.deflate import kernels, matches, writers
 from medzip.sources.wrappers.deflate.blocks import STATIC, Block, Writer
 from medzip.volume import Deflated, FileSkeleton, Literal, Skeleton, Voxels
 
@@ -146,6 +146,12 @@ def test_side_information_that_was_changed_never_crashes(level: int, data: st.Da
         side[data.draw(st.integers(0, len(side) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ArchiveDamagedError):
         deflate.rebuilt(content[: data.draw(st.integers(0, len(content)))], bytes(side))
+
+
+def test_bytes_behind_the_content_are_never_looked_at() -> None:
+    """Compiled loops would read them, and what they hold would decide how a stream is rebuilt."""
+    content = kernels.octets(b"a" * 100)[:10]
+    assert [matches.common(content, first, 2, 8) for first in (0, 2, 5, 8, 9)] == [8, 8, 5, 2, 1]
 
 
 @pytest.mark.parametrize("change", range(len(writers.MOST)))

@@ -240,7 +240,7 @@ def test_where_asked_jpeg_2000_and_its_like_become_voxels_and_everything_says_so
     [record] = pipeline.info(given_up / name)["files"]
     assert record["original"]["transfer_syntax"] == syntax and record["original"]["bytes"] == len(file)
     manifest = (given_up / "medzip-tree.json").read_text()
-    assert manifest.count('"guarantee": "voxels"') == 1 and manifest.count('"guarantee": "file"') == 1
+    assert manifest.count('"guarantee":"voxels"') == 1 and manifest.count("guarantee") == 1
 
     pipeline.verify(given_up, against=source)
     pipeline.decompress(kept, tmp_path / "same")

@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import zstandard
 from pipeline_inputs import contents, npy, rewritten, smooth
+from test_sources_dicom import element
 
 import medzip
 from medzip import pipeline
@@ -34,6 +36,7 @@ from medzip.errors import (
 )
 from medzip.scaled import MAX_OTHERS, from_header
 from medzip.sources.dicom import DicomSource
+from medzip.sources.dicom_fields import fields
 from medzip.sources.encapsulated.contract import Layout, NotReproducibleError
 from medzip.sources.encapsulated.jpeg_markers import frame_size
 from medzip.sources.encapsulated.jpeg_xl import SAMPLES_PER_BYTE, JpegXl
@@ -117,6 +120,24 @@ def test_a_claim_of_huge_slices_is_refused_before_there_is_an_array(scan: Path, 
         for key in (0, slice(0, 0), [1], ...):
             with pytest.raises(UnsupportedArchiveError):
                 archive[key]
+
+
+def test_elements_without_end_are_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gigabyte of zeros, or of elements without a value, would take half an hour."""
+    monkeypatch.setattr("medzip.sources.dicom.MOST_ELEMENTS", 1000)
+    monkeypatch.setattr("medzip.sources.dicom_fields.MOST_FIELDS", 1000)
+    source, empty = DicomSource(), element(0x00080061, "CS", b"")
+    start = bytes(128) + b"DICM" + element(0x00020010, "UI", b"1.2.840.10008.1.2.1\0") + element(0x00080060, "CS", b"SR")
+    began = time.process_time()
+    filled = start + bytes(1 << 26)
+    skeleton, volumes = source.split([("a.dcm", filled)])
+    assert not volumes and b"".join(join(skeleton.files[0], [])) == filled
+    assert time.process_time() - began < 10  # 100 seconds where each was an element
+    source.split([("a.dcm", start + empty * 900)])
+    with pytest.raises(UnsupportedInputError, match="elements"):
+        source.split([("a.dcm", start + empty * 1100)])
+    found = fields(start + empty * 5000)
+    assert found is not None and len(found) < 1010 and len(found[-1].value) > 3000 * len(empty)
 
 
 def test_a_deflate_stream_of_endless_empty_blocks_is_refused() -> None:

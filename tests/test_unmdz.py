@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ from medzip.entropy_model.parametric import Parametric
 from medzip.entropy_model.pixel.adaptation import Change, write_adapter
 from medzip.entropy_model.pixel.model import Pixel
 from medzip.errors import ArchiveDamagedError
+from medzip.sources.wrappers import deflate
+from medzip.sources.wrappers.deflate.framing import framed
+from medzip.sources.wrappers.deflate.kernels import octets
+from medzip.sources.wrappers.deflate.sides import _coded
+from medzip.sources.wrappers.deflate.streams import index
+from medzip.sources.wrappers.deflate.writers import CANDIDATES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import unmdz
@@ -157,6 +164,46 @@ def test_a_folder_comes_back_with_its_manifest(tmp_path: Path) -> None:
     (source / "link").symlink_to("notes.txt")
     pipeline.compress(source, tmp_path / "archives", preset="parametric")
     assert restored(tmp_path / "archives", tmp_path / "back") == contents(source)
+
+
+DEFLATED = bytes(300) + b"abcabcabd" * 20 + smooth((1, 20, 15), "<i2").tobytes() + bytes(range(256))
+
+
+def test_every_writer_of_deflate_streams_is_followed() -> None:
+    """Each writer's parameters, with streams that most of them predict badly."""
+    for level, bits, flush, candidates in (
+        (6, -15, zlib.Z_SYNC_FLUSH, CANDIDATES),
+        (1, 31, zlib.Z_FULL_FLUSH, CANDIDATES[::7]),
+        (0, 15, 0, CANDIDATES[::20]),
+    ):
+        made = zlib.compressobj(level, zlib.DEFLATED, bits, 1)
+        parts = [made.compress(DEFLATED[:700]) + (made.flush(flush) if flush else b""), made.compress(DEFLATED[700:])]
+        data = b"".join(parts) + made.flush()
+        found = framed(data, bits < 0, 1 << 20)
+        assert found is not None
+        octet, content = octets(data), [octets(memoryview(found.content))]
+        places = [index(octet, stream) for stream in found.streams]
+        for parameters in candidates:
+            side = _coded(octet, found, content, places, parameters, 1 << 20)
+            assert side is not None and unmdz.deflated(found.content, side) == data
+
+
+@few
+@given(st.integers(0, 9), st.data())
+def test_changed_side_information_gives_both_the_same_stream_or_neither(level: int, data: st.DataObject) -> None:
+    content = DEFLATED[200:]
+    apart = deflate.taken_apart(zlib.compress(content, level))
+    assert apart is not None
+    side = bytearray(apart[1])
+    for _ in range(data.draw(st.integers(1, 3))):
+        side[data.draw(st.integers(0, len(side) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        expected = deflate.rebuilt(content, bytes(side))
+    except ArchiveDamagedError:
+        with pytest.raises((unmdz.DamagedError, ArithmeticError, LookupError, ValueError)):
+            unmdz.deflated(content, bytes(side))
+    else:
+        assert unmdz.deflated(content, bytes(side)) == expected
 
 
 def run_length(shape: tuple[int, ...], random: np.random.Generator) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -138,6 +140,33 @@ def run_length(samples: Samples, number: int) -> bytes:
     return dicom(samples, number, b"1.2.840.10008.1.2.5", pixels)
 
 
+def encapsulated(samples: Samples, number: int, syntax: bytes, stream: bytes) -> bytes:
+    """A slice in a compressed transfer syntax, in one fragment."""
+    fragments = (b"", stream + b"\0" * (len(stream) % 2))
+    items = [bytes.fromhex("feff00e0") + struct.pack("<I", len(value)) + value for value in fragments]
+    pixels = element(0x7FE00010, "OB", b"", 0xFFFFFFFF) + b"".join(items) + bytes.fromhex("feffdde000000000")
+    return dicom(samples, number, syntax, pixels)
+
+
+def jpegs(samples: Samples) -> dict[str, dict[str, bytes]]:
+    """The same slices (slices, rows, columns), 0 to 4095, in lossless JPEG, and in JPEG-LS without loss and with some."""
+    words = samples.astype("<u2")
+    lossless = [imagecodecs.jpeg8_encode(one, lossless=True, predictor=1 + z, bitspersample=12) for z, one in enumerate(words)]
+    ls = [imagecodecs.jpegls_encode(one, level=z % 2) for z, one in enumerate(words)]
+    syntaxes = {"jpeg_lossless": (b"1.2.840.10008.1.2.4.57", lossless), "jpeg_ls": (b"1.2.840.10008.1.2.4.81", ls)}
+    return {
+        name: {f"{z}.dcm": encapsulated(words[z], z, syntax, stream) for z, stream in enumerate(streams)}
+        for name, (syntax, streams) in syntaxes.items()
+    }
+
+
+def packed(samples: Samples) -> dict[str, bytes]:
+    """A .npz of two arrays: deflate streams near each other."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, one=samples.astype("<i2"), two=samples.astype("<i4") * 3)
+    return {"two.npz": buffer.getvalue()}
+
+
 def golden() -> dict[str, tuple[str, dict[str, bytes]]]:
     """Preset and files of each archive."""
     ct, comb, long = body(4, 20, 22), 13 * body(4, 20, 22), body(24, 6, 8)
@@ -154,6 +183,9 @@ def golden() -> dict[str, tuple[str, dict[str, bytes]]]:
         "levels": ("default", {"comb.npy": npy(comb.astype("<i4"))}),
         "complex": ("default", {"k_space.npy": npy(k_space.astype("<c8"))}),
         "rle": ("default", {"slice.dcm": run_length(ct[0], 1)}),
+        "gzip": ("default", {"scan.nii.gz": gzip.compress(nifti(body(6, 32, 28)), mtime=0)}),
+        "npz": ("default", packed(body(6, 24, 20))),
+        **{name: ("default", files) for name, files in jpegs(body(4, 20, 22) + 1000).items()},
     }
 
 

@@ -7,9 +7,8 @@ It needs Python 3.11 and numpy, the file `tables.bin` (11.1), the weights files 
 (Debian package zstd) and, where an archive uses JPEG XL, `djxl` (package libjxl-tools). It shares no code with medzip, reads best
 beside FORMAT.md, whose sections the docstrings name, and is slow: some thousand voxels a second.
 
-Out of its scope: chunks of float models (15), parity and salvage (8, 10: it refuses what is damaged), fragments of lossless JPEG
-and JPEG-LS (18.2, 18.3), and deflate streams (19). Each is refused with a message. Chunks of kind `numeric` (6.2) need the Python
-package pcodec.
+Out of its scope: chunks of float models (15), which it refuses with a message, parity and salvage (8, 10: it refuses what is
+damaged). Chunks of kind `numeric` (6.2) need the Python package pcodec.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -1194,7 +1194,8 @@ class Skeleton:
         if len(entry) == 5:
             return self.run(*entry)
         if len(entry) == 2 and isinstance(entry[0], int):
-            raise UnsupportedError("a file with deflate streams: this decoder does not make them again (19)")
+            side = self.plain(entry[0])
+            return deflated(b"".join(map(self.segment, entry[1])), side)
         if len(entry) == 2:
             return self.turns(*entry)
         if len(entry) == 4:
@@ -1246,15 +1247,13 @@ class Skeleton:
     def items(self, codec: str, recipe: Any, lengths: list[int], source: list[Any] | None) -> bytes:
         """18"""
         recipe = Cursor(self.plain(recipe), "a recipe")
-        if codec == "rle" and source:
-            stream = rle(recipe, self.pixels(source[0], source[1], 1, source[2], True)[0])
+        if codec in CODECS and source:
+            stream = CODECS[codec](recipe, self.pixels(source[0], source[1], 1, source[2], True)[0])
         elif codec == "jpeg_xl" and source is None:
             length = recipe.number()
             [stream] = command("djxl in.jxl out.jpg", recipe.block(), "in.jxl")
             if len(stream) != length:
                 raise DamagedError("a JPEG file of another length than its recipe says")
-        elif codec in ("jpeg_lossless", "jpeg_ls"):
-            raise UnsupportedError(f"frames in {codec}: this decoder does not make them again (18)")
         else:
             raise DamagedError("frames of a codec that there is not")
         recipe.end()
@@ -1296,14 +1295,15 @@ def rle_segment(octets: bytes, row: int, habits: int, differences: list[tuple[in
         return count
 
     while p < n:
-        end = min(n if long_rows else (p // row + 1) * row, p + 128)
+        line = n if long_rows else (p // row + 1) * row
+        end = min(line, p + 128)
         if left and left[-1][0] == usual:
             control, usual = left.pop()[1], 0
         else:
             usual += 1
             same = equal(p, end - p)
             e = p + 1
-            while e < end and (e + enough > end or equal(e, enough) < enough):
+            while e < end and (e + enough > line or equal(e, enough) < enough):
                 e += 1
             control = 257 - same if same >= shortest else e - p - 1
         length = control + 1 if control < 128 else 257 - control if control > 128 else 0
@@ -1314,6 +1314,924 @@ def rle_segment(octets: bytes, row: int, habits: int, differences: list[tuple[in
     if left:
         raise DamagedError("an RLE recipe with a difference that is not used")
     return bytes(runs)
+
+
+class Segments:
+    """Marker segments of a JPEG or JPEG-LS stream, read up to each scan (18.2)."""
+
+    def __init__(self) -> None:
+        self.frame: tuple[int, int, int, list[int]] | None = None
+        self.huffman: dict[int, list[tuple[int, int]]] = {}
+        self.preset: tuple[int, ...] = ()
+        self.restart = 0
+
+    def scan(self, block: bytes) -> tuple[list[int], list[int], tuple[int, int, int]]:
+        """Components of the scan at the end of a block (channels of the slice), their tables, and its three parameters."""
+        at = 0
+        while found := re.search(rb"\xff([\xc0-\xfe])", block[at:], re.DOTALL):
+            at, marker = at + found.end(), found[1][0]
+            if marker == 0xD8 or 0xD0 <= marker <= 0xD7:
+                continue
+            segment = Cursor(block[at + 2 : at + int.from_bytes(block[at : at + 2], "big")], "a marker segment")
+            at += 2 + len(segment.data)
+            if marker in (0xC3, 0xF7):
+                precision, rows, columns = segment.integer(1), segment.integer(2, "big"), segment.integer(2, "big")
+                self.frame = precision, rows, columns, [segment.take(3)[0] for _ in range(segment.integer(1))]
+            elif marker == 0xC4:
+                self.tables(segment)
+            elif marker == 0xDD:
+                self.restart = segment.integer(2, "big")
+            elif marker == 0xF8 and segment.integer(1) == 1:
+                self.preset = struct.unpack(">5H", segment.take(10))
+            elif marker == 0xDA and self.frame and at == len(block):
+                named = [segment.take(2) for _ in range(segment.integer(1))]
+                first, second, third = segment.take(3)
+                return (
+                    [self.frame[3].index(name) for name, _ in named],
+                    [table >> 4 for _, table in named],
+                    (first, second, third),
+                )
+        raise DamagedError("a recipe without the header of a scan")
+
+    def tables(self, segment: Cursor) -> None:
+        """(code, size) of each category (T.81 annex C)."""
+        while segment.at < len(segment.data):
+            number, counts, code = segment.integer(1), segment.take(16), 0
+            codes = [(0, 0)] * 17
+            for size, count in enumerate(counts, 1):
+                for category in segment.take(count):
+                    codes[whole(category, 0, 16, "a category")] = code, size
+                    code += 1
+                code <<= 1
+            self.huffman[number] = codes
+
+    def samples(self, samples: NDArray[Any]) -> tuple[list[list[list[int]]], int]:
+        """The channels of a slice as rows of sample values, and their precision."""
+        if self.frame is None or samples.shape != (len(self.frame[3]), *self.frame[1:3]) or not 2 <= self.frame[0] <= 16:
+            raise DamagedError("a recipe of a frame that is not of the size of its slice")
+        return (samples.astype(np.int64) & (1 << self.frame[0]) - 1).tolist(), self.frame[0]
+
+
+class CodedData:
+    """Bits, highest first, up to the last byte that they fill; behind FF come bytes of 7 bits or (8) a byte of zeros."""
+
+    def __init__(self, stuffing: int) -> None:
+        self.out, self.stuffing = bytearray(), stuffing
+        self.bits = self.count = 0
+
+    def put(self, value: int, count: int) -> None:
+        self.bits, self.count = self.bits << count | value, self.count + count
+        while self.count >= (size := self.stuffing if self.out[-1:] == b"\xff" else 8):
+            self.count -= size
+            self.out.append(self.bits >> self.count)
+            self.bits &= (1 << self.count) - 1
+            if self.stuffing == 8 and self.out[-1] == 0xFF:
+                self.out.append(0)
+
+
+def jpeg_lossless(recipe: Cursor, samples: NDArray[Any]) -> bytes:
+    """Lossless JPEG (18.2) of samples (colours, rows, columns)."""
+    fill, segments, out = whole(recipe.number(), 0, 1, "the filling bit"), Segments(), bytearray()
+    for _ in range(recipe.number()):
+        block = recipe.block()
+        parts, tables, (predictor, _, approximation) = segments.scan(block)
+        channels, precision = segments.samples(samples)
+        shift, columns = approximation & 15, samples.shape[2]
+        between = (segments.restart or samples[0].size) / columns
+        if not 1 <= predictor <= 7 or shift >= precision or between % 1:
+            raise DamagedError("lossless JPEG with parameters that cannot be")
+        coder = CodedData(8)
+        planes = [[[value >> shift for value in row] for row in channels[part]] for part in parts]
+        codes = [segments.huffman[table] for table in tables]
+        for row in range(samples.shape[1]):
+            first = row % between == 0
+            if first and row:
+                coder.put(((1 << -coder.count % 8) - 1) * fill, -coder.count % 8)
+                coder.out += bytes([0xFF, 0xD0 + int(row // between - 1) % 8])
+            for column in range(columns):
+                for plane, code in zip(planes, codes, strict=True):
+                    expected = jpeg_expected(plane, row, column, 1 << precision - shift - 1, first, predictor)
+                    jpeg_difference(coder, plane[row][column] - expected, code)
+        out += block + coder.out
+    return bytes(out + recipe.block())
+
+
+def jpeg_expected(plane: list[list[int]], row: int, column: int, start: int, first: bool, predictor: int) -> int:
+    """T.81 H.1.2.1"""
+    if first:
+        return plane[row][column - 1] if column else start
+    if not column:
+        return plane[row - 1][0]
+    a, b, c = plane[row][column - 1], plane[row - 1][column], plane[row - 1][column - 1]
+    return (a, b, c, a + b - c, a + (b - c >> 1), b + (a - c >> 1), a + b >> 1)[predictor - 1]
+
+
+def jpeg_difference(coder: CodedData, difference: int, codes: list[tuple[int, int]]) -> None:
+    difference = (difference + 32767) % 65536 - 32767
+    category = abs(difference).bit_length()
+    code, size = codes[category]
+    if not size:
+        raise DamagedError("a difference without a Huffman code")
+    coder.put(code, size)
+    if category < 16:
+        coder.put(difference if difference >= 0 else difference + (1 << category) - 1, category)
+
+
+RUN_ORDERS = (0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+
+
+class JpegLsScan:
+    """A scan of JPEG-LS (18.3; names and steps as in T.87 annex A)."""
+
+    def __init__(self, planes: list[list[list[int]]], precision: int, near: int, preset: tuple[int, ...]) -> None:
+        self.planes, self.near, self.most = planes, near, (1 << precision) - 1
+        given = preset or (0, 0, 0, 0, 0)
+        if given[0] not in (0, self.most):
+            raise DamagedError("JPEG-LS with a MAXVAL that cannot be")
+        usual = self.thresholds()
+        self.t1, self.t2, self.t3 = (one or other for one, other in zip(given[1:4], usual, strict=True))
+        self.reset = given[4] or 64
+        self.step = 2 * near + 1
+        self.range = (self.most + 2 * near) // self.step + 1
+        self.bits = (self.range - 1).bit_length()
+        size = max(2, precision)
+        self.limit = 2 * (size + max(8, size))
+        start = max(2, self.range + 32 >> 6)
+        self.contexts = {index: [start, 0, 0, 1] for index in range(-364, 367)}  # A, B, C, N; of runs Nn takes the place of B
+        self.orders = [0] * len(planes)
+        self.coder = CodedData(7)
+
+    def thresholds(self) -> tuple[int, int, int]:
+        """C.2.4.1.1"""
+        near, t = self.near, (3, 7, 21)
+        if self.most >= 128:
+            factor = (min(self.most, 4095) + 128) // 256
+            basic = [factor * (t[i] - (2, 3, 4)[i]) + (2, 3, 4)[i] + (3, 5, 7)[i] * near for i in range(3)]
+        else:
+            factor = 256 // (self.most + 1)
+            basic = [max((2, 3, 4)[i], t[i] // factor + (3, 5, 7)[i] * near) for i in range(3)]
+        found, least = list[int](), near + 1
+        for threshold in basic:
+            least = threshold if least <= threshold <= self.most else least
+            found.append(least)
+        return found[0], found[1], found[2]
+
+    def coded(self, exceptions: Iterator[int], by_sample: bool) -> bytes:
+        """All rows: of one component after the other, or of all at once."""
+        self.exceptions, self.next = exceptions, next(exceptions, -1)
+        groups = [list(range(len(self.planes)))] if by_sample else [[part] for part in range(len(self.planes))]
+        for row in range(len(self.planes[0])):
+            for parts in groups:
+                column = 0
+                while column < len(self.planes[0][0]):
+                    around = [self.around(part, row, column) for part in parts]
+                    regions = [self.regions(*four) for four in around]
+                    if not any(map(any, regions)):
+                        column = self.run(parts, row, column)
+                        continue
+                    for part, four, three in zip(parts, around, regions, strict=True):
+                        self.regular(self.planes[part][row][column], four, three)
+                    column += 1
+        if self.next >= 0:
+            raise DamagedError("a JPEG-LS recipe with an exception that is not used")
+        return bytes(self.coder.out)
+
+    def around(self, part: int, row: int, column: int) -> tuple[int, int, int, int]:
+        """Ra, Rb, Rc, Rd (A.2.1)"""
+        plane = self.planes[part]
+        above = plane[row - 1] if row else [0] * len(plane[0])
+        b, d = above[column], above[min(column + 1, len(above) - 1)]
+        if column:
+            return plane[row][column - 1], b, above[column - 1], d
+        return b, b, plane[row - 2][0] if row > 1 else 0, d
+
+    def regions(self, a: int, b: int, c: int, d: int) -> tuple[int, int, int]:
+        return self.region(d - b), self.region(b - c), self.region(c - a)
+
+    def region(self, difference: int) -> int:
+        size = abs(difference)
+        found = (size > self.near) + (size >= self.t1) + (size >= self.t2) + (size >= self.t3) if size > self.near else 0
+        return found if difference > 0 else -found
+
+    def quantized(self, error: int) -> int:
+        """A.4.4, A.4.5"""
+        error = (abs(error) + self.near) // self.step * (1 if error > 0 else -1)
+        error += self.range if error < 0 else 0
+        return error - self.range if error >= (self.range + 1) // 2 else error
+
+    def golomb(self, value: int, k: int, limit: int) -> None:
+        """A.5.3"""
+        if value >> k < limit - self.bits - 1:
+            self.coder.put(1, (value >> k) + 1)
+            self.coder.put(value & (1 << k) - 1, k)
+        else:
+            self.coder.put(1, limit - self.bits)
+            self.coder.put(value - 1, self.bits)
+
+    def regular(self, sample: int, around: tuple[int, int, int, int], regions: tuple[int, int, int]) -> None:
+        a, b, c, _ = around
+        index = 81 * regions[0] + 9 * regions[1] + regions[2]
+        sign = -1 if index < 0 else 1
+        context = self.contexts[abs(index)]
+        expected = min(a, b) if c >= max(a, b) else max(a, b) if c <= min(a, b) else a + b - c
+        expected = min(max(expected + sign * context[2], 0), self.most)
+        error = self.quantized(sign * (sample - expected))
+        total, bias, _, count = context
+        k = 0
+        while count << k < total:
+            k += 1
+        if not self.near and not k and 2 * bias <= -count:
+            mapped = 2 * error + 1 if error >= 0 else -2 * (error + 1)
+        else:
+            mapped = 2 * error if error >= 0 else -2 * error - 1
+        self.golomb(mapped, k, self.limit)
+        self.update(context, error)
+
+    def update(self, context: list[int], error: int) -> None:
+        """A.6"""
+        context[0] += abs(error)
+        context[1] += error * self.step
+        if context[3] == self.reset:
+            context[0], context[1], context[3] = context[0] >> 1, context[1] >> 1, context[3] >> 1
+        context[3] += 1
+        if context[1] <= -context[3]:
+            context[1] = max(context[1] + context[3], 1 - context[3])
+            context[2] = max(context[2] - 1, -128)
+        elif context[1] > 0:
+            context[1] = min(context[1] - context[3], 0)
+            context[2] = min(context[2] + 1, 127)
+
+    def run(self, parts: list[int], row: int, column: int) -> int:
+        """A.7"""
+        lines, columns = [self.planes[part][row] for part in parts], len(self.planes[0][0])
+        values, end = [self.around(part, row, column)[0] for part in parts], column
+        while end < columns and self.next != row * columns + end:
+            if any(abs(line[end] - value) > self.near for line, value in zip(lines, values, strict=True)):
+                break
+            end += 1
+        if end < columns and self.next == row * columns + end:
+            self.next = next(self.exceptions, -1)
+        length, order = end - column, self.orders[parts[0]]
+        while length >= 1 << RUN_ORDERS[order]:
+            self.coder.put(1, 1)
+            length -= 1 << RUN_ORDERS[order]
+            order = min(order + 1, 31)
+        if end == columns:
+            if length:
+                self.coder.put(1, 1)
+            self.orders[parts[0]] = order
+            return end
+        self.coder.put(length, 1 + RUN_ORDERS[order])
+        for part, value in zip(parts, values, strict=True):
+            self.ending(self.planes[part][row][end], self.around(part, row, end), value, len(parts) == 1, RUN_ORDERS[order])
+        self.orders[parts[0]] = max(order - 1, 0)
+        return end + 1
+
+    def ending(self, sample: int, around: tuple[int, int, int, int], a: int, alone: bool, order: int) -> None:
+        """A.7.2; of several components, the type is 0."""
+        b = around[1]
+        kind = int(alone and abs(a - b) <= self.near)
+        sign = -1 if not kind and a > b else 1
+        error = self.quantized(sign * (sample - (a if kind else b)))
+        context = self.contexts[365 + kind]
+        total, negative, _, count = context
+        k = 0
+        while count << k < total + (count >> 1 if kind else 0):
+            k += 1
+        more = (error > 0 and not k and 2 * negative < count) or (error < 0 and (2 * negative >= count or k > 0))
+        mapped = 2 * abs(error) - kind - more
+        self.golomb(mapped, k, self.limit - order - 1)
+        context[1] += error < 0
+        context[0] += mapped + 1 - kind >> 1
+        if context[3] == self.reset:
+            context[0], context[1], context[3] = context[0] >> 1, context[1] >> 1, context[3] >> 1
+        context[3] += 1
+
+
+def jpeg_ls(recipe: Cursor, samples: NDArray[Any]) -> bytes:
+    """JPEG-LS (18.3) of samples (colours, rows, columns)."""
+    segments, out = Segments(), bytearray()
+    for _ in range(recipe.number()):
+        block = recipe.block()
+        exceptions = accumulate([recipe.number() for _ in range(recipe.number())])
+        parts, _, (near, interleave, _) = segments.scan(block)
+        channels, precision = segments.samples(samples)
+        scan = JpegLsScan([channels[part] for part in parts], precision, near, segments.preset)
+        out += block + scan.coded(iter(exceptions), interleave == 2)
+    return bytes(out + recipe.block())
+
+
+CODECS = {"rle": rle, "jpeg_lossless": jpeg_lossless, "jpeg_ls": jpeg_ls}
+
+
+# ---- 19 Deflate streams ----
+
+Match = tuple[int, int]
+"""Length and distance."""
+STORED, STATIC, DYNAMIC = range(3)
+ZLIB, GZIP = 1, 2
+LONGEST, WINDOW = 258, 1 << 15
+LITERALS, DISTANCES, CODE_LENGTHS = 286, 30, 19
+ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
+EXTRA_LENGTH = [0] * 8 + [bits for bits in range(1, 6) for _ in range(4)] + [0]
+EXTRA_DISTANCE = [0, 0] + [bits for bits in range(14) for _ in range(2)]
+FIRST_LENGTH = [*accumulate((1 << bits for bits in EXTRA_LENGTH[:-2]), initial=3), 258]
+FIRST_DISTANCE = [*accumulate((1 << bits for bits in EXTRA_DISTANCE[:-1]), initial=1)]
+REPEATS = {16: (2, 3), 17: (3, 3), 18: (7, 11)}
+LEAST = ((6, 9), (8, 8), (10, 7), (16, 6), (45, 5), (80, 4), (256, 3))
+PARAMETERS = {
+    "family": (0, 3),
+    "hash": (0, (1 << 32) - 1),
+    "bits": (8, 16),
+    "shortest": (3, 258),
+    "good": (0, 258),
+    "lazy": (0, 258),
+    "nice": (0, 258),
+    "depth": (0, 4096),
+    "good_depth": (0, 4096),
+    "farthest": (0, 32768),
+    "too_far": (0, 32768),
+    "probing": (0, 1),
+    "threes": (0, 1),
+    "ahead": (0, 2),
+    "adapted": (0, 1),
+}
+
+
+class Bits:
+    """The range coder of side information (19.2); contexts are named by what they are for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 4
+        self.range, self.code = (1 << 32) - 1, int.from_bytes(data[:4].ljust(4, b"\0"), "big")
+        self.contexts: dict[Any, list[int]] = {}
+
+    def below(self, bound: int) -> bool:
+        hit = self.code < bound
+        if not hit:
+            self.code -= bound
+        self.range = bound if hit else self.range - bound
+        while self.range < 1 << 24:
+            self.range <<= 8
+            self.code = (self.code << 8 | (self.data[self.at] if self.at < len(self.data) else 0)) & 0xFFFFFFFF
+            self.at += 1
+        return hit
+
+    def bit(self, *context: Any) -> int:
+        pair = self.contexts.setdefault(context, [2048, 2048])
+        if self.below((self.range >> 16) * ((pair[0] + pair[1]) >> 1)):
+            pair[:] = pair[0] + ((65536 - pair[0]) >> 4), pair[1] + ((65536 - pair[1]) >> 7)
+            return 1
+        pair[:] = pair[0] - (pair[0] >> 4), pair[1] - (pair[1] >> 7)
+        return 0
+
+    def plain(self, bits: int) -> int:
+        value = 0
+        for _ in range(bits):
+            value = value << 1 | self.below(self.range >> 1)
+        return value
+
+    def symbol(self, bits: int, *context: Any) -> int:
+        m = 1
+        for _ in range(bits):
+            m = m << 1 | self.bit(*context, m)
+        return m - (1 << bits)
+
+    def elastic(self, *context: Any) -> int:
+        i = 0
+        while i < 32 and self.bit(*context, i):
+            i += 1
+        return (1 << i) + self.plain(i) - 1
+
+
+class Writer:
+    """What writers of deflate streams choose (19.4): a match, or None for a literal."""
+
+    def __init__(self, values: list[int], content: bytes) -> None:
+        parameters = {name: whole(n, *PARAMETERS[name], name) for name, n in zip(PARAMETERS, values, strict=True)}
+        self.family, self.hash, self.hash_bits = parameters["family"], parameters["hash"], parameters["bits"]
+        self.shortest, self.good, self.lazy, self.nice = (parameters[name] for name in ("shortest", "good", "lazy", "nice"))
+        self.depth, self.good_depth = parameters["depth"], parameters["good_depth"]
+        self.farthest, self.too_far = parameters["farthest"], parameters["too_far"]
+        self.probing, self.threes = parameters["probing"], parameters["threes"]
+        self.ahead, self.adapted = parameters["ahead"], parameters["adapted"]
+        self.content, self.needs = content, 3 if self.hash in (0, 2) else 4
+        self.begin(0)
+
+    def begin(self, first: int) -> None:
+        self.first = self.inserted = first
+        self.head: dict[int, int] = {}
+        self.three: dict[int, int] = {}
+        self.link: dict[int, int] = {}
+        self.held: dict[int, Match | None] = {}
+
+    def begin_block(self, start: int, end: int) -> None:
+        self.start, self.end = start, end
+        self.literals: dict[int, int] = {}
+        left = len(self.content) - start
+        self.again = start + min(left, 10_000)
+        self.least = self.shortest
+        if self.adapted and left >= 512:
+            self.adapt(len(set(self.content[start : start + 4096])))
+
+    def adapt(self, different: int) -> None:
+        least = next(least for below, least in LEAST if different < below or below == 256)
+        most = next((most for depth, most in ((5, 4), (10, 5), (16, 7)) if self.depth < depth), least)
+        self.least = min(least, most)
+
+    def hash_of(self, p: int) -> int:
+        a, b, c = self.content[p : p + 3]
+        n = a | b << 8 | c << 16
+        mask = (1 << self.hash_bits) - 1
+        if self.hash == 0:
+            shift = (self.hash_bits + 2) // 3
+            return ((a << 2 * shift) ^ (b << shift) ^ c) & mask
+        if self.hash == 1:
+            register = 0
+            for byte in self.content[p : p + 4]:
+                register = CRC_TABLE[(register ^ byte) & 255] ^ register >> 8
+            return register & mask
+        if self.hash == 2:
+            return (n ^ n >> 17) & mask
+        return ((n | self.content[p + 3] << 24) * self.hash & 0xFFFFFFFF) >> (32 - self.hash_bits)
+
+    def hash_of_three(self, p: int) -> int:
+        return int.from_bytes(self.content[p : p + 3], "little") * self.hash % (1 << 32) >> 17
+
+    def insert_before(self, p: int) -> None:
+        """All positions before p that are not yet in the chains."""
+        for q in range(self.inserted, min(p, len(self.content) - self.needs + 1)):
+            key = self.hash_of(q)
+            self.link[q % WINDOW] = self.head.get(key, -1)
+            self.head[key] = q
+            if self.threes:
+                self.three[self.hash_of_three(q)] = q
+        self.inserted = max(self.inserted, min(p, len(self.content) - self.needs + 1))
+
+    def same(self, c: int, p: int, most: int) -> int:
+        """How many bytes are the same at c and p, which comes first where others were looked ahead at."""
+        count, most = 0, min(most, len(self.content) - c)
+        while count < most and self.content[c + count] == self.content[p + count]:
+            count += 1
+        return count
+
+    def longer(self, p: int, beaten: int, depth: int) -> Match | None:
+        """L of 19.4"""
+        most = min(LONGEST, self.end - p)
+        if most < self.needs or beaten >= most:
+            return None
+        self.insert_before(p)
+        oldest, c = max(p - self.farthest, self.first), self.head.get(self.hash_of(p), -1)
+        if self.probing:
+            return self.probed(p, beaten, depth, c, most)
+        found = None
+        if self.threes and beaten < 4:
+            t = self.three.get(self.hash_of_three(p), -1)
+            if t <= oldest:
+                return None
+            if beaten < 3:
+                found = (3, p - t) if self.same(t, p, 3) == 3 else None
+                beaten = 3
+        if c <= self.first or c < oldest:
+            return found
+        while depth > 0 and beaten < most:
+            length = self.same(c, p, most)
+            if length > beaten:
+                found, beaten = (length, p - c), length
+                if length >= min(self.nice, most):
+                    break
+            c = self.link[c % WINDOW]
+            depth -= 1
+            if c <= oldest:
+                break
+        return found
+
+    def probed(self, p: int, beaten: int, depth: int, c: int, most: int) -> Match | None:
+        found, k, content = None, 0, self.content
+        while c > self.first and c % 65536 and p - c <= self.farthest:
+            if k % 3 == 0:
+                depth -= 1
+                if depth <= 0:
+                    break
+            k += 1
+            if content[c + beaten - 1 : c + beaten + 1] == content[p + beaten - 1 : p + beaten + 1]:
+                k = 0
+                length = self.same(c, p, most)
+                if length > beaten:
+                    found, beaten = (length, p - c), length
+                    if length == most:
+                        break
+            c = self.link[c % WINDOW]
+        return None if found and p % WINDOW == found[1] else found
+
+    def at(self, p: int) -> Match | None:
+        """N of 19.4"""
+        if p in self.held:
+            return self.held[p]
+        if self.adapted and self.family == 2 and p >= self.again:
+            often = sum(self.literals.values()) >> 10
+            self.adapt(sum(count > often for count in self.literals.values()))
+            self.again += min(len(self.content) - self.again, p - self.start)
+        return self.nearest(p)
+
+    def nearest(self, p: int) -> Match | None:
+        match = self.longer(p, self.least - 1, self.depth)
+        return None if match and match[0] == 3 and match[1] > self.too_far else match
+
+    def predicted(self, p: int) -> tuple[Match | None, int]:
+        """What is predicted at p, and its kind (19.5)."""
+        later = False
+        match: Match | None = None
+        if self.family == 2 and any(q > p for q in self.held):
+            later = True
+        else:
+            match = self.at(p)
+            if match and self.family == 1 and match[0] < self.lazy:
+                later = self.hold(p + 1, self.longer(p + 1, match[0], self.good_depth if match[0] >= self.good else self.depth))
+            elif match and self.family == 2 and match[0] < min(self.nice, self.end - p):
+                later = self.weigh(p, match)
+            elif self.family == 3:
+                match, later = self.slide(p, match)
+        if later or match is None:
+            return None, int(later)
+        return match, 2 + sum(match[0] > most for most in (3, 4, 8, 32, 257))
+
+    def hold(self, p: int, match: Match | None) -> bool:
+        if match:
+            self.held = {p: match}
+        return match is not None
+
+    def weigh(self, p: int, match: Match) -> bool:
+        length, distance = match
+        for i in range(1, self.ahead + 1):
+            f = self.longer(p + i, length - 1, self.depth >> i)
+            if f and f[0] >= length and 4 * (f[0] - length) + log2(distance) - log2(f[1]) > 4 * i - 2:
+                return self.hold(p + i, f)
+        return False
+
+    def slide(self, p: int, match: Match | None) -> tuple[Match | None, bool]:
+        while match and self.ahead and self.end - p > 262:
+            length, q = match[0], p + match[0]
+            self.skip(p, length)
+            f, b = self.nearest(q), 0
+            if f:
+                longest = min(length, 256 - f[0], q - f[1] - self.first - 1)
+                while b < longest and self.content[q - b - 1] == self.content[q - f[1] - b - 1]:
+                    b += 1
+            if f is None or b < length - 1:
+                self.held = {q: f}
+                break
+            if b == length - 1:
+                self.held = {p + 1: (f[0] + b, f[1])}
+                return None, True
+            match = f[0] + b, f[1]
+        return match, False
+
+    def skip(self, p: int, length: int) -> None:
+        """Most positions of long matches are not inserted (19.4)."""
+        if length > self.lazy and self.family in (0, 3):
+            self.insert_before(p + 1)
+            self.inserted = p + length if self.family == 0 else max(self.inserted, p + length - 1)
+
+    def follow(self, p: int, match: Match | None) -> int:
+        """The position behind a token."""
+        if match is None:
+            self.literals[self.content[p]] = self.literals.get(self.content[p], 0) + 1
+            return p + 1
+        self.skip(p, match[0])
+        return p + match[0]
+
+    def along_links(self, p: int, length: int, k: int) -> int:
+        """Distance of the k-th position in the chain of p whose bytes are those at p (19.5)."""
+        self.insert_before(p)
+        c = self.head.get(self.hash_of(p), -1) if p + self.needs <= len(self.content) else -1
+        for _ in range(WINDOW):
+            if c < 0 or p - c > WINDOW:
+                break
+            k -= self.same(c, p, length) == length
+            if k == 0:
+                return p - c
+            c, before = self.link[c % WINDOW], c
+            if c >= before:
+                break
+        raise DamagedError("side information of a deflate stream that names no match")
+
+
+def log2(distance: int) -> int:
+    """Rounded down, -1 for a distance that cannot be."""
+    return max(distance, 0).bit_length() - 1
+
+
+class Deflater:
+    """Blocks of deflate streams from content and side information (19.3, 19.5, 19.6)."""
+
+    def __init__(self, side: Bits, parameters: list[int], most: int) -> None:
+        self.side, self.parameters, self.most = side, parameters, most
+        self.kind, self.size, self.count, self.history = DYNAMIC, 0, 0, 0
+
+    def stream(self, content: bytes, flushes: list[int], mode: int) -> bytes:
+        """19.3"""
+        self.writer, self.content = Writer(self.parameters, content), content
+        self.bits = self.used = 0
+        self.out = bytearray()
+        position = passed = 0
+        empty, final = 4096 + len(content) // 256, False
+        while not final:
+            behind = bisect_right(flushes, position)
+            if behind > passed and mode:
+                self.writer.begin(position if mode == 2 else max(position - WINDOW, 0))
+            passed = behind
+            final = bool(self.side.bit("final", position < len(content)))
+            end = flushes[behind] if behind < len(flushes) else len(content)
+            before, position = position, self.block(final, position, end)
+            empty -= position == before
+            if empty < 0 or len(self.out) > self.most:
+                raise DamagedError("a deflate stream of endless blocks")
+        padding = self.side.plain(7) if self.side.bit("padding") else 0
+        self.put(padding & ((1 << -self.used % 8) - 1), -self.used % 8)
+        if position != len(content):
+            raise DamagedError("a deflate stream that ends before its content")
+        return bytes(self.out)
+
+    def put(self, value: int, count: int) -> None:
+        """Bits, lowest first."""
+        self.bits |= value << self.used % 8
+        self.used += count
+        full = self.used // 8 - len(self.out)
+        self.out += (self.bits & (1 << 8 * full) - 1).to_bytes(full, "little")
+        self.bits >>= 8 * full
+
+    def block(self, final: bool, position: int, end: int) -> int:
+        """One block; gives the position behind it."""
+        kind = self.kind = self.side.symbol(2, "type", self.kind)
+        self.put(final | kind << 1, 3)
+        if kind == STORED:
+            return self.stored(position)
+        if kind > DYNAMIC:
+            raise DamagedError("a deflate block of a kind that there is not")
+        tokens, behind = self.tokens(position, end)
+        if kind == STATIC:
+            lengths, distances = [8] * 144 + [9] * 112 + [7] * 24 + [8] * 8, [5] * 30
+        else:
+            lengths, distances = self.code_lengths(position, tokens)
+        codes, distance_codes = codes_of(lengths), codes_of(distances)
+        for match in tokens:
+            if match is None:
+                self.put(*codes[self.content[position]])
+                position += 1
+                continue
+            length = bisect_right(FIRST_LENGTH, match[0]) - 1
+            self.put(*codes[257 + length])
+            self.put(match[0] - FIRST_LENGTH[length], EXTRA_LENGTH[length])
+            distance = bisect_right(FIRST_DISTANCE, match[1]) - 1
+            self.put(*distance_codes[distance])
+            self.put(match[1] - FIRST_DISTANCE[distance], EXTRA_DISTANCE[distance])
+            position += match[0]
+        self.put(*codes[256])
+        return behind
+
+    def stored(self, position: int) -> int:
+        if not self.side.bit("same size"):
+            self.size = self.side.plain(16)
+        padding = self.side.plain(7) if self.side.bit("padded") else 0
+        self.put(padding & ((1 << -self.used % 8) - 1), -self.used % 8)
+        data = self.content[position : position + self.size]
+        if len(data) < self.size:
+            raise DamagedError("a stored block beyond the content")
+        self.out += struct.pack("<HH", self.size, self.size ^ 0xFFFF) + data
+        self.used = 8 * len(self.out)
+        return position + self.size
+
+    def tokens(self, position: int, end: int) -> tuple[list[Match | None], int]:
+        """19.5"""
+        if self.side.bit("to the end"):
+            count, stop = end - position, end
+        else:
+            count, stop = self.count, len(self.content)
+            if not self.side.bit("same count"):
+                count = self.side.elastic("count")
+                self.count = count or self.count
+        self.writer.begin_block(position, end)
+        tokens: list[Match | None] = []
+        while len(tokens) < count and position < stop:
+            guess, kind = self.writer.predicted(position)
+            wrong = self.side.bit("wrong", kind, self.history & 7)
+            self.history = self.history << 1 & 7 | wrong
+            match = self.corrected(position, end, guess, kind) if wrong else guess
+            tokens.append(match)
+            position = self.writer.follow(position, match)
+        return tokens, position
+
+    def corrected(self, p: int, end: int, guess: Match | None, kind: int) -> Match | None:
+        side = self.side
+        if guess and not side.bit("match", kind):
+            return None
+        same = False
+        if guess and side.bit("same length", kind):
+            length = guess[0]
+        else:
+            length = 3 + side.symbol(8, "length", kind)
+            same = bool(guess and side.bit("same distance", kind))
+        if guess and same:
+            distance = guess[1]
+        else:
+            k = side.elastic("distance", guess is not None)
+            distance = self.writer.along_links(p, length, k) if k else 1 + side.plain(15)
+        if p + length > end or not 0 < distance <= WINDOW:
+            raise DamagedError("a match of a deflate stream that leads out of the content")
+        return length, distance
+
+    def code_lengths(self, position: int, tokens: list[Match | None]) -> tuple[list[int], list[int]]:
+        """Writes the header of a dynamic block, and gives its code lengths (19.6)."""
+        often, often_far = [0] * LITERALS, [0] * DISTANCES
+        for match in tokens:
+            if match is None:
+                often[self.content[position]] += 1
+            else:
+                often[257 + bisect_right(FIRST_LENGTH, match[0]) - 1] += 1
+                often_far[bisect_right(FIRST_DISTANCE, match[1]) - 1] += 1
+            position += match[0] if match else 1
+        often[256] += 1
+        literals = self.row("literals", lengths_of(often, 15), 257)
+        distances = self.row("distances", lengths_of(often_far, 15), 1)
+        way = self.side.symbol(2, "runs")
+        if way == 0:
+            operations = packed_lengths(literals) + packed_lengths(distances)
+        elif way == 1:
+            operations = packed_lengths(literals + distances)
+        else:
+            operations = self.operations(len(literals) + len(distances))
+        counts = [0] * CODE_LENGTHS
+        for symbol, _ in operations:
+            counts[symbol] += 1
+        lengths = lengths_of(counts, 7)
+        if not self.side.bit("code lengths"):
+            lengths = [self.side.symbol(3, "code length", length) for length in lengths]
+        written = max(4, *(place + 1 for place, symbol in enumerate(ORDER) if lengths[symbol]))
+        if not self.side.bit("written"):
+            written = 4 + self.side.symbol(4, "how many written")
+        self.put(len(literals) - 257 | (len(distances) - 1) << 5 | (written - 4) << 10, 14)
+        for symbol in ORDER[:written]:
+            self.put(lengths[symbol], 3)
+        codes = codes_of(lengths)
+        for symbol, extra in operations:
+            self.put(*codes[symbol])
+            self.put(extra, REPEATS.get(symbol, (0, 0))[0])
+        return literals, distances
+
+    def row(self, name: str, guess: list[int], least: int) -> list[int]:
+        used = max((n + 1 for n, length in enumerate(guess) if length), default=0)
+        guess = guess[: max(used, least)]
+        if self.side.bit("row", name):
+            return guess
+        count = least + self.side.symbol(5, "row length", name)
+        return [self.side.symbol(4, "row", length) for length in (guess + [0] * count)[:count]]
+
+    def operations(self, count: int) -> list[tuple[int, int]]:
+        operations: list[tuple[int, int]] = []
+        while count > 0:
+            symbol = self.side.symbol(5, "operation")
+            if symbol >= CODE_LENGTHS:
+                raise DamagedError("a deflate header with a symbol that there is not")
+            bits, least = REPEATS.get(symbol, (0, 1))
+            operations.append((symbol, self.side.plain(bits)))
+            count -= least + operations[-1][1]
+        return operations
+
+
+def codes_of(lengths: list[int]) -> list[tuple[int, int]]:
+    """(bits as they are written, how many) for each symbol (RFC 1951, 3.2.2)."""
+    code, codes = 0, [(0, 0)] * len(lengths)
+    for size in range(1, 16):
+        for symbol, length in enumerate(lengths):
+            if length == size:
+                codes[symbol] = int(f"{code:0{size}b}"[::-1], 2), size
+                code += 1
+        code <<= 1
+    return codes
+
+
+def lengths_of(often: list[int], most: int) -> list[int]:
+    """Code lengths as zlib makes them (19.6)."""
+    count = len(often)
+    frequency, depth, parent = often + [0] * (count + 2), [0] * (2 * count + 2), [0] * (2 * count + 2)
+    heap = [0, *(n for n in range(count) if often[n])]
+    last = heap[-1] if len(heap) > 1 else -1
+    while len(heap) < 3:
+        last = new = last + 1 if last < 2 else 0
+        heap.append(new)
+        frequency[new] = 1
+
+    def sift(k: int) -> None:
+        moved = heap[k]
+        while 2 * k < len(heap):
+            j = 2 * k
+            j += j + 1 < len(heap) and smaller(heap[j + 1], heap[j])
+            if smaller(moved, heap[j]):
+                break
+            heap[k], k = heap[j], j
+        heap[k] = moved
+
+    def smaller(n: int, m: int) -> bool:
+        return (
+            (frequency[n], depth[n]) <= (frequency[m], depth[m]) if frequency[n] == frequency[m] else frequency[n] < frequency[m]
+        )
+
+    for k in range((len(heap) - 1) // 2, 0, -1):
+        sift(k)
+    node, taken = count, list[int]()
+    while len(heap) > 2:
+        one = heap[1]
+        heap[1] = heap[-1]
+        heap.pop()
+        sift(1)
+        other = heap[1]
+        taken += [one, other]
+        frequency[node], depth[node] = frequency[one] + frequency[other], max(depth[one], depth[other]) + 1
+        parent[one] = parent[other] = node
+        heap[1], node = node, node + 1
+        sift(1)
+    return shortened(taken[::-1], parent, count, most)
+
+
+def shortened(nodes: list[int], parent: list[int], count: int, most: int) -> list[int]:
+    """Depths of the leaves, none above `most`; `nodes` come from the root's children on."""
+    lengths, of_length, overflow = [0] * len(parent), [0] * (most + 2), 0
+    for node in nodes:
+        lengths[node] = lengths[parent[node]] + 1
+        if lengths[node] > most:
+            lengths[node] = most
+            overflow += 1
+        if node < count:
+            of_length[lengths[node]] += 1
+    if overflow:
+        while overflow > 0:
+            bits = next(bits for bits in range(most - 1, 0, -1) if of_length[bits])
+            of_length[bits] -= 1
+            of_length[bits + 1] += 2
+            of_length[most] -= 1
+            overflow -= 2
+        leaves = (node for node in reversed(nodes) if node < count)
+        for bits in range(most, 0, -1):
+            for _ in range(of_length[bits]):
+                lengths[next(leaves)] = bits
+    return lengths[:count]
+
+
+def packed_lengths(row: list[int]) -> list[tuple[int, int]]:
+    """Code lengths with repeats, as zlib's send_tree has them: (symbol, extra bits)."""
+    operations: list[tuple[int, int]] = []
+    before, count = -1, 0
+    most, least = (138, 3) if row[0] == 0 else (7, 4)
+    for n, length in enumerate(row):
+        count += 1
+        following = row[n + 1] if n + 1 < len(row) else -1
+        if count < most and length == following:
+            continue
+        if count < least:
+            operations += [(length, 0)] * count
+        elif length:
+            if length != before:
+                operations.append((length, 0))
+                count -= 1
+            operations.append((16, count - 3))
+        else:
+            operations.append((17, count - 3) if count <= 10 else (18, count - 11))
+        before, count = length, 0
+        most, least = (138, 3) if following == 0 else (6, 3) if length == following else (7, 4)
+    return operations
+
+
+def deflated(content: bytes, side: bytes) -> bytes:
+    """The file that holds `content` in deflate streams (19.1)."""
+    reader = Cursor(side, "side information")
+    head = Cursor(reader.block(), "the head of side information")
+    kind, size = whole(head.number(), 0, GZIP, "the kind of a stream"), head.number()
+    whole(size, 0, 2 * len(content) + 256 * (len(side) + 256), "the size of a file of deflate streams")
+    parameters = [head.number() for _ in range(whole(head.number(), 15, 15, "the number of parameters"))]
+    tail, count, position, out = head.block(), head.number(), 0, bytearray()
+    deflater = Deflater(Bits(side[reader.at :]), parameters, size)
+    for _ in range(count):
+        prefix, length = head.block(), head.number()
+        part = content[position : position + length]
+        if len(part) < length:
+            raise DamagedError("deflate streams of more content than there is")
+        position += length
+        runs, flushes = head.number(), [0]
+        mode = whole(head.number(), 0, 2, "the mode of flushes") if runs else 0
+        for _ in range(runs):
+            step, n = whole(head.number(), 1, length, "a step"), whole(head.number(), 0, 1 << 20, "the flushes of a run")
+            whole(flushes[-1] + step * n, 0, length, "a flush")
+            flushes += range(flushes[-1] + step, flushes[-1] + step * n + 1, step)
+        out += prefix + deflater.stream(part, flushes[1:], mode)
+        if kind == GZIP:
+            out += struct.pack("<II", zlib.crc32(part), length & 0xFFFFFFFF)
+        if kind == ZLIB:
+            out += struct.pack(">I", zlib.adler32(part))
+    out += tail
+    if len(out) != size or position != len(content):
+        raise DamagedError("side information of another file of deflate streams")
+    return bytes(out)
 
 
 # ---- 4.2 Files, 16 Folders ----

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from medzip.errors import UnsupportedInputError
 from medzip.sources import dicom_packed
-from medzip.sources.contract import literals, native, whole
+from medzip.sources.contract import broken, literals, native, whole
 from medzip.sources.dicom_elements import EXPLICIT_LITTLE, PREAMBLE_BYTES, Element, Elements
 from medzip.sources.dicom_series import (
     INSTANCE_NUMBER,
@@ -66,6 +66,8 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 NOT_LOOKED_INTO = {"1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 """Deflated data sets whose pixels are on a server."""
 LARGEST_INFLATED = 1 << 30
+MOST_ELEMENTS = 1 << 16
+"""Not counting those in sequences. A gigabyte of empty ones would take half an hour."""
 SUBSAMPLED = {"YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"}
 
 
@@ -140,7 +142,11 @@ def scan(file: BinaryIO, size: int, name: str, *, inflated: bool = False) -> Hea
     if bare_big:
         header.transfer_syntax = BIG_ENDIAN
     encoding = elements.encoding_at(offset, ">" if header.transfer_syntax == BIG_ENDIAN else "<")
-    for element in elements.following(offset, encoding):
+    for number, element in enumerate(elements.following(offset, encoding)):
+        if number == MOST_ELEMENTS:
+            raise broken(name, f"at most {MOST_ELEMENTS} elements", "more")
+        if element.tag == 0:  # zeros that fill a file up
+            break
         if element.tag in (FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS):
             header.pixels = element
             break

@@ -30,6 +30,7 @@ SOP_INSTANCE = 0x00080018
 PER_FRAME = 0x52009230  # its items are alike, one for each frame, where those of other sequences differ
 MAX_DEPTH = 24
 ENDLESS = 1 << 40
+MOST_FIELDS = 1 << 19
 
 
 class Field(NamedTuple):
@@ -74,6 +75,8 @@ class _Fields:
             raise broken("", "a few sequences in each other", "more")
         items = 0
         while offset < end:
+            if len(self.found) > MOST_FIELDS:
+                raise broken("", f"at most {MOST_FIELDS} elements", "more")
             element = self.elements.element_at(offset, encoding)
             place = path
             if element.tag == ITEM:

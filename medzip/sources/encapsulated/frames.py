@@ -92,7 +92,18 @@ def encoded_frames(data: bytes, offset: int, count: int, layout: Layout, transfe
     """
     coded = [_coded(data, fragments, layout, transfer_syntax) for fragments in frames(data, offset, count)]
     found = [frame for frame in coded if frame is not None]
+    if _alike(data[offset:], found):
+        found = []
     return EncodedFrames(offset, tuple(frame for frame in found if _kind(frame) == _kind(found[0])))
+
+
+def _alike(data: bytes, coded: Sequence[_Coded]) -> bool:
+    """Whether frames without voxels resemble each other so much that zstd makes less of all than their recipes take."""
+    if len(coded) < 2 or coded[0].samples is not None:
+        return False
+    import zstandard
+
+    return len(zstandard.compress(data)) < sum(len(frame.recipe) for frame in coded)
 
 
 def encode(frame: EncodedFrame, samples: Samples | None, name: str) -> bytes:

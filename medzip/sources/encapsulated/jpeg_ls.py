@@ -68,6 +68,8 @@ class JpegLs:
             position, exceptions = jpeg_ls_loops.decode_scan(stream, found[1], decoded, plan)
             if position < 0 or decoded.shape != plan.shape:
                 raise NotReproducibleError
+            if np.any(np.diff(exceptions) < 0):  # lines of several components: their pixels go back
+                raise NotReproducibleError
             parts.append((head, exceptions))
         if not parts or len(headers.coded) != decoded.shape[2]:
             raise NotReproducibleError

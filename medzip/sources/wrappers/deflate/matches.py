@@ -101,7 +101,11 @@ def insert(content: Any, end: Any, state: Any, links: Any) -> Any:
 
 @kernel
 def common(content: Any, first: Any, second: Any, most: Any) -> Any:
-    """How many bytes from two positions on are the same, at most `most`."""
+    """How many bytes from two positions on are the same, at most `most`; the content has as many behind the second.
+
+    The first may lie behind the second: chains hold what was looked ahead at where a writer then did otherwise.
+    """
+    most = min(most, len(content) - first)
     length = 0
     while length < most and content[first + length] == content[second + length]:
         length += 1
@@ -137,7 +141,7 @@ def longest(content: Any, position: Any, end: Any, beaten: Any, depth: Any, stat
         return length
     nice, first, tail = min(state[NICE], most), content[position], 0 + content[position + beaten] if beaten < most else 256
     while depth > 0 and beaten < most:
-        if content[candidate + beaten] == tail and content[candidate] == first:
+        if candidate + beaten < len(content) and content[candidate + beaten] == tail and content[candidate] == first:
             found = common(content, candidate, position, most)
             if found > beaten:
                 length = beaten = found
@@ -163,7 +167,8 @@ def _probed(content: Any, position: Any, candidate: Any, most: Any, beaten: Any,
                 break
         probes += 1
         if (
-            content[candidate + beaten] == content[position + beaten]
+            candidate + beaten < len(content)
+            and content[candidate + beaten] == content[position + beaten]
             and content[candidate + beaten - 1] == content[position + beaten - 1]
         ):
             probes = 0

@@ -19,6 +19,10 @@ otherwise ask for hours of work."""
 _LEAST_STEP = 1 << 12
 
 
+def _most_empty(size: int) -> int:
+    return MOST_EMPTY + size // EMPTY_SHARE
+
+
 @dataclass
 class Place:
     """A block in its stream: first bit, first byte of content, tokens."""
@@ -34,14 +38,15 @@ def index(data: Any, stream: Stream) -> list[Place]:
     """Where all blocks of a stream lie. Raises DamagedError."""
     reader = Reader(data, stream.start)
     places: list[Place] = []
-    position = 0
+    position, empty = 0, _most_empty(stream.content)
     while True:
         bit = reader.position
         block = reader.block()
         covered = reader.covered(block)
         places.append(Place(bit, position, block.count, bool(block.final), covered == 0))
         position += covered
-        if position > stream.content:
+        empty -= covered == 0
+        if position > stream.content or empty < 0:
             raise DamagedError
         if block.final:
             break
@@ -101,7 +106,7 @@ def code_stream(data: Any, stream: Stream, content: Any, coder: BlockCoder, flus
 def rebuild_stream(content: Any, coder: BlockCoder, flushes: Flushes, writer: Writer) -> bytes:
     """The bytes of a stream from its content and side information. Raises DamagedError."""
     position, begun = 0, 0
-    empty = MOST_EMPTY + len(content) // EMPTY_SHARE
+    empty = _most_empty(len(content))
     coder.begin(0)
     while True:
         block = Block()
