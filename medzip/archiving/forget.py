@@ -9,9 +9,7 @@ import medzip
 from medzip.archiving import audit, records, sums
 from medzip.archiving.ledger import Ledger, event_id
 from medzip.archiving.store import Store, write_file
-from medzip.container.sidecar import beside
-from medzip.container.storage import sync_folder
-from medzip.errors import StorageError, UsageError
+from medzip.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -42,20 +40,14 @@ def forget(store: Store, series: str) -> Forgotten:
         record = {"archives": known, "time": audit.now(), "medzip": medzip.__version__}
         write_file(tombstone, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
         for name in here:
-            try:
-                beside(store.archive(name)).unlink(missing_ok=True)
-                store.archive(name).unlink()
-                sync_folder(store.archive(name).parent)
-            except OSError as error:
-                raise StorageError(
-                    f"{store.archive(name)}: {error.strerror}; it is not removed, run the command again"
-                ) from error
+            store.remove(name)
         files = sum(ledger.number("SELECT count(*) FROM files WHERE archive = ?", row.id) for row in rows)
         with ledger.transaction():
             ledger.execute("DELETE FROM archives WHERE kind = 'series' AND key = ?", series)
             ledger.execute("DELETE FROM found WHERE kind = 'series' AND key = ?", series)
             ledger.tell({"id": event_id(), **audit.event("forgotten", series=digest, archives=sorted(known), files=files)})
         sums.rewrite(store, ledger)
+        store.mirror(tombstone, store.sums)
         records.tell_all(store, ledger)
         return Forgotten(digest, len(here), files)
 

@@ -69,7 +69,7 @@ def give_back(
         done = 0
         for row, files in plan:
             try:
-                _restore(store.archive(row.name), files, restore.Options(folder, jobs, overwrite, False), returned)
+                _restore(store, row, files, restore.Options(folder, jobs, overwrite, False), returned)
             except StorageFullError:  # all others would be decoded for nothing
                 raise
             except MedzipError as error:
@@ -126,14 +126,16 @@ def _entries(ledger: Ledger, wanted: Wanted) -> dict[str, str | None]:
     return dict(found.fetchall())
 
 
-def _restore(archive: Path, files: list[KeptFile], options: restore.Options, returned: Returned) -> None:
+def _restore(store: Store, row: Row, files: list[KeptFile], options: restore.Options, returned: Returned) -> None:
     there = set() if options.overwrite else {file.path for file in files if _lies_there(options.folder, file)}
     missing = [file for file in files if file.path not in there]
     if missing:
         only = frozenset(file.path for file in missing)
-        result = restore.restore(archive, restore.Options(options.folder, options.jobs, options.overwrite, False, only), _silent)
+        wanted = restore.Options(options.folder, options.jobs, options.overwrite, False, only)
+        with store.fetched(row.name) as archive:
+            result = restore.restore(archive, wanted, _silent)
         if len(result.files) != len(missing):
-            raise StorageError(f"{archive}: expected {len(missing)} files that the ledger names, found {len(result.files)}")
+            raise StorageError(f"{row.name}: expected {len(missing)} files that the ledger names, found {len(result.files)}")
         returned.archives += 1
         returned.files += len(missing)
         returned.bytes += result.bytes

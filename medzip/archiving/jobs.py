@@ -17,10 +17,12 @@ import medzip
 from medzip import describe, pipeline, skeleton, sources
 from medzip.archive import Archive
 from medzip.archiving.ledger import Identity, KeptFile
+from medzip.archiving.remote import Remote
+from medzip.archiving.store import Store
 from medzip.container import sidecar
 from medzip.container.storage import sync_folder
 from medzip.container.writer import ArchiveWriter
-from medzip.errors import ArchiveDamagedError, StorageError, UnsupportedInputError, UsageError, VerificationError
+from medzip.errors import ArchiveDamagedError, MedzipError, StorageError, UnsupportedInputError, UsageError, VerificationError
 from medzip.volume import Skeleton
 
 SQL_INTEGERS = 1 << 63
@@ -30,7 +32,8 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Job:
     """One archive that is due. `files` maps POSIX paths below `root` to what tells that they have not changed since they were
-    found; `source` and `wrapped` are those of `medzip.sources.Group`; `about` is the key `archived` of HEAD (FORMAT.md, 22)."""
+    found; `source` and `wrapped` are those of `medzip.sources.Group`; `about` is the key `archived` of HEAD (FORMAT.md, 22). With
+    a `remote` URL the archive is sent there from its target."""
 
     root: Path
     files: tuple[tuple[str, Identity], ...]
@@ -39,6 +42,7 @@ class Job:
     wrapped: bool
     preset: str
     about: dict[str, Any]
+    remote: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Removal:
     """Sources to be removed, of an archive that is committed."""
 
     root: Path
-    archive: Path
+    store: Store
+    name: str
     sha256: str
     files: tuple[KeptFile, ...]
 
@@ -89,6 +94,8 @@ def compress_series(job: Job, progress: Progress) -> Result:
     there = _exists(job.target)
     if there:
         pipeline.verify(job.target, progress=progress)
+    elif _brought_back(job, progress):
+        there = True
     else:
         _make_folder(job.target.parent)
         try:
@@ -102,7 +109,28 @@ def compress_series(job: Job, progress: Progress) -> Result:
     same = ("kind", "key", "study", "part")
     if [result.about.get(name) for name in same] != [job.about.get(name) for name in same]:
         raise VerificationError(f"{job.target}: expected the archive of this series, found another; move it away")
+    if job.remote:
+        Remote(job.remote).publish(job.target, _name(job), result.sha256)
     return replace(result, unchanged=_unchanged(job, result.files, compare=there))
+
+
+def _name(job: Job) -> str:
+    return f"{job.target.parent.name}/{job.target.name}"
+
+
+def _brought_back(job: Job, progress: Progress) -> bool:
+    """Whether the archive was sent by a run that was killed before it noted that; it is not made again. Raises
+    ArchiveDamagedError where what lies there is none, and leaves nothing of it here."""
+    if not job.remote or not (remote := Remote(job.remote)).holds(_name(job)):
+        return False
+    _make_folder(job.target.parent)
+    remote.fetch(_name(job), job.target)
+    try:
+        pipeline.verify(job.target, progress=progress)
+    except MedzipError:
+        job.target.unlink()
+        raise
+    return True
 
 
 def protect(protection: Protection, progress: Progress) -> None:
@@ -119,9 +147,10 @@ def remove_sources(removal: Removal, progress: Progress) -> Removed:
     """
     if not any(os.path.lexists(removal.root.joinpath(*file.path.split("/"))) for file in removal.files):
         return Removed(0, 0)
-    if sha256_of(removal.archive) != removal.sha256:
-        raise ArchiveDamagedError(f"{removal.archive}: expected the SHA-256 of the ledger, found another; nothing was removed")
-    pipeline.verify(removal.archive, progress=progress)
+    with removal.store.fetched(removal.name) as archive:
+        if sha256_of(archive) != removal.sha256:
+            raise ArchiveDamagedError(f"{removal.name}: expected the SHA-256 of the ledger, found another; nothing was removed")
+        pipeline.verify(archive, progress=progress)
     removed, kept, root = 0, 0, removal.root.resolve()
     for file in removal.files:
         path = root.joinpath(*file.path.split("/"))

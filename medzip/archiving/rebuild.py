@@ -72,14 +72,14 @@ def rebuild(store: Store, progress: Progress, complain: Callable[[str, str], Non
 def _add(
     ledger: Ledger, store: Store, name: str, expected: str | None, rebuilt: Rebuilt, complain: Callable[[str, str], None]
 ) -> None:
-    path = store.archive(name)
     try:
-        if _is_foreign(path):
-            rebuilt.foreign += 1
-            complain(name, "was not written by `medzip archive`; it is left alone")
-            return
-        result = jobs.read_archive(path)
-        damage = _damage(path, result.sha256, expected)
+        with store.fetched(name) as path:
+            if _is_foreign(path):
+                rebuilt.foreign += 1
+                complain(name, "was not written by `medzip archive`; it is left alone")
+                return
+            result = jobs.read_archive(path)
+            damage = _damage(path, result.sha256, expected)
         if damage is None:
             toolkit.require(store, result.weights)
     except MedzipError as error:

@@ -29,13 +29,14 @@ SECONDS_BETWEEN_LOOKS = 0.5
 @dataclass(frozen=True)
 class Options:
     """`parity` lays parity beside every archive; `remove` removes sources that a second process has found in their archive;
-    `key_file` holds the site key, else DST does."""
+    `key_file` holds the site key, else DST does; `remote` is the URL where the archives go, and DST keeps the rest."""
 
     jobs: int = 1
     preset: str = "default"
     parity: bool = False
     remove: bool = False
     key_file: Path | None = None
+    remote: str | None = None
 
 
 @dataclass
@@ -81,7 +82,9 @@ def archive(source: Path, destination: Path, options: Options, listener: Listene
     """
     began = time.monotonic()
     _check(source, destination, options)
-    kept = store.create(destination, options.key_file)
+    kept = store.create(destination, options.key_file, options.remote)
+    if kept.url and options.parity:
+        raise UsageError("--parity: expected a folder of archives; at a URL, the store there looks after its disks")
     with kept.exclusively():
         if not kept.ledger.exists():
             if next(kept.archives(), None):
@@ -127,6 +130,7 @@ class _Run:
         records.tell_all(self.store, self.ledger, after_others=True)
         toolkit.provide(self.store)
         sums.rewrite(self.store, self.ledger)
+        self._send_private()
         records.tell(self.store, self.ledger, audit.event("run begun", preset=self.options.preset, jobs=self.options.jobs))
         walked = walk.Walk(self.source, self.store, self.ledger)(lambda files: self.listener.progress("looking", files, 0))
         self._note(walked)
@@ -138,7 +142,19 @@ class _Run:
             self._remove()
         sums.rewrite(self.store, self.ledger)
         self._conclude()
+        self._send_private()
         return self.summary
+
+    def _send_private(self) -> None:
+        """All that is needed to read the archives lies beside them before any is committed; the ledger and the key stay here."""
+        trail = [self.store.audit] if self.store.audit.exists() else []
+        self.store.mirror(
+            self.store.sums,
+            *toolkit.files(self.store),
+            self.store.private / "key-id",
+            *self.store.forgotten.glob("*.json"),
+            *trail,
+        )
 
     def _note(self, walked: walk.Walked) -> None:
         self.summary.files, self.summary.special, self.summary.forgotten = walked.files, walked.special, walked.forgotten
@@ -206,7 +222,9 @@ class _Run:
         about = {"kind": row.kind, "key": row.key, "study": row.study, "part": row.part, "generation": generation}
         source = read_by.pop() if len(read_by) == 1 else sources.STORED
         files = tuple((line[0], Identity(*line[1:5])) for line in lines)
-        return jobs.Job(self.source, files, self.store.archive(row.name), source, wrapped, self.options.preset, about)
+        return jobs.Job(
+            self.source, files, self.store.archive(row.name), source, wrapped, self.options.preset, about, self.store.url
+        )
 
     def _ended(self, row: Row, heard: Any) -> None:
         if isinstance(heard, Died):
@@ -233,6 +251,8 @@ class _Run:
         self.summary.archives += 1
         self.summary.original_bytes += result.original_bytes
         self.summary.archive_bytes += result.archive_bytes
+        if self.store.remote is not None:
+            self.store.archive(row.name).unlink(missing_ok=True)
         self.listener.committed(row, result)
 
     def _failed(self, name: str, failure: Failure, attempts: int) -> None:
@@ -248,7 +268,10 @@ class _Run:
             [row] = self.ledger.rows("id = ?", number)
             folders = [path for path, target in entries if target is None]
             links = {path: target for path, target in entries if target is not None}
-            self._commit(row, jobs.write_tree(self.store.archive(row.name), folders, links, row.part))
+            result = jobs.write_tree(self.store.archive(row.name), folders, links, row.part)
+            if self.store.remote is not None:
+                self.store.remote.publish(self.store.archive(row.name), row.name, result.sha256)
+            self._commit(row, result)
 
     def _remove(self) -> None:
         """Sources of all that is committed, by workers that never encoded anything."""
@@ -257,7 +280,7 @@ class _Run:
         ).fetchall()
 
         def removal(row: Row) -> jobs.Removal:
-            return jobs.Removal(self.source, self.store.archive(row.name), row.sha256, tuple(self.ledger.files(row.id)))
+            return jobs.Removal(self.source, self.store, row.name, row.sha256, tuple(self.ledger.files(row.id)))
 
         self._each("removing sources", [number for (number,) in places], jobs.remove_sources, removal, self._removed)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from medzip import pipeline
 from medzip.archiving import audit, records, sums
@@ -92,14 +91,15 @@ def _due(ledger: Ledger, age: float) -> array[int]:
 def _prove(store: Store, ledger: Ledger, row: Row, decode: bool, scrubbed: Scrubbed, complain: Complain) -> None:
     path = store.archive(row.name)
     try:
-        if _digest(path) != row.sha256:
+        if _digest(store, row.name) != row.sha256:
             _repair(store, ledger, row, scrubbed)
         if decode:
-            pipeline.verify(path)
+            with store.fetched(row.name) as archive:
+                pipeline.verify(archive)
     except MedzipError as error:
         if not ledger.rows("id = ? AND name = ?", row.id, row.name):
             return  # forgotten meanwhile
-        if isinstance(error, StorageError) and not path.exists():
+        if isinstance(error, StorageError) and not store.holds(row.name):
             error = ArchiveDamagedError(f"{path}: expected the archive, found none; restore it from a copy")
         _note(store, ledger, row, error, scrubbed, complain)
         return
@@ -113,12 +113,14 @@ def _prove(store: Store, ledger: Ledger, row: Row, decode: bool, scrubbed: Scrub
     scrubbed.bytes += row.archive_bytes
 
 
-def _digest(path: Path) -> str | None:
+def _digest(store: Store, name: str) -> str | None:
     """None for an archive that is there, and that the disk cannot read."""
+    if store.remote is not None:
+        return store.remote.digest(name)
     try:
-        return sha256_of(path)
+        return sha256_of(store.archive(name))
     except StorageError:
-        if not path.exists():
+        if not store.archive(name).exists():
             raise
         return None
 

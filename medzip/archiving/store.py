@@ -9,29 +9,44 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from medzip.archiving import names
+from medzip.archiving.remote import Remote, checked
+from medzip.container.sidecar import beside
 from medzip.container.storage import AtomicFile, storage_error, sync_folder
 from medzip.errors import StorageError, UsageError
 from medzip.outputs import SUFFIX
 
 PRIVATE = "_medzip"
 KEY_BYTES = 32
+URL = "url"
+FETCHED = "fetched-"
+BESIDE = re.compile(r"SHA256SUMS|_medzip/((weights|forgotten)/)?[0-9A-Za-z][0-9A-Za-z.-]*")
+"""What `Store.mirror` sends besides archives."""
 SHARD = re.compile(r"[0-9a-f]{2}")
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of archives (`root`) and the site key of its names; no bytes where the key is not here, and not needed."""
+    """A folder of archives (`root`) and the site key of its names; no bytes where the key is not here, and not needed. With a
+    `url` the archives lie there, and are in the folder only while they are made."""
 
     root: Path
     key: bytes
+    url: str | None = None
+
+    @cached_property
+    def remote(self) -> Remote | None:
+        return Remote(self.url) if self.url else None
 
     @property
     def private(self) -> Path:
@@ -58,7 +73,41 @@ class Store:
         return self.private / "forgotten"
 
     def archive(self, name: str) -> Path:
+        """Where an archive lies in the folder."""
         return self.root.joinpath(*name.split("/"))
+
+    def holds(self, name: str) -> bool:
+        """Whether an archive lies in its place, or was made and is still to be sent there."""
+        return self.archive(name).exists() or (self.remote is not None and self.remote.holds(name))
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """A file with an archive: the archive itself, or what was brought from the URL for the time of the block."""
+        if self.remote is None:
+            yield self.archive(name)
+            return
+        with TemporaryDirectory(prefix=FETCHED, dir=self.private) as folder:
+            local = Path(folder, name.rpartition("/")[2])
+            self.remote.fetch(name, local)
+            yield local
+
+    def remove(self, name: str) -> None:
+        """An archive and its parity. Raises StorageError."""
+        if self.remote is not None:
+            self.remote.remove(name)
+        try:
+            beside(self.archive(name)).unlink(missing_ok=True)
+            self.archive(name).unlink(missing_ok=True)
+            if self.archive(name).parent.is_dir():
+                sync_folder(self.archive(name).parent)
+        except OSError as error:
+            raise StorageError(f"{self.archive(name)}: {error.strerror}; it is not removed, run the command again") from error
+
+    def mirror(self, *paths: Path) -> None:
+        """Sends what lies beside the archives to where they lie, too."""
+        for path in paths if self.remote is not None else ():
+            assert self.remote is not None
+            self.remote.replace(path, path.relative_to(self.root).as_posix())
 
     def digest(self, kind: str, identity: str) -> str:
         """What stands for a UID outside the archives. Raises UsageError where the key is not here."""
@@ -80,13 +129,18 @@ class Store:
             yield
 
     def archives(self) -> Iterator[str]:
-        """Names of all archives that lie here, sorted."""
+        """Names of all archives that lie in their place, sorted."""
+        if self.remote is not None:
+            yield from self.remote.names()
+            return
         for folder in sorted(self._shards()):
             yield from sorted(f"{folder.name}/{path.name}" for path in folder.glob("*" + SUFFIX) if path.name[0] != ".")
 
     def archives_of(self, stem: str) -> list[str]:
         """Names of the archives, all parts, of the series that a digest stands for."""
-        return sorted(f"{stem[:2]}/{path.name}" for path in (self.root / stem[:2]).glob(f"{stem}*{SUFFIX}"))
+        here = {f"{stem[:2]}/{path.name}" for path in (self.root / stem[:2]).glob(f"{stem}*{SUFFIX}")}
+        there = self.remote.names() if self.remote is not None else ()
+        return sorted(here | {name for name in there if names.stem_of(name) == stem})
 
     def _shards(self) -> Iterator[Path]:
         return (Path(entry.path) for entry in os.scandir(self.root) if SHARD.fullmatch(entry.name) and entry.is_dir())
@@ -99,6 +153,8 @@ class Store:
     def _sweep(self) -> None:
         for folder in (*self._shards(), self.root, self.private, self.weights, self.forgotten):
             _remove_temporaries(folder)
+        for folder in self.private.glob(FETCHED + "*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_temporaries(folder: Path, prefix: str = ".") -> None:
@@ -108,8 +164,9 @@ def _remove_temporaries(folder: Path, prefix: str = ".") -> None:
                 Path(entry.path).unlink(missing_ok=True)
 
 
-def create(root: Path, key_file: Path | None) -> Store:
-    """The store at `root`, made if need be. Raises UsageError where its key is another or is missing."""
+def create(root: Path, key_file: Path | None, url: str | None = None) -> Store:
+    """The store at `root`, made if need be; `url` is where its archives lie, unless that is known. Raises UsageError where its
+    key or URL is another, or the key is missing."""
     private = root / PRIVATE
     try:
         private.mkdir(parents=True, exist_ok=True)
@@ -119,7 +176,23 @@ def create(root: Path, key_file: Path | None) -> Store:
     except OSError as error:
         raise StorageError(f"{root}: {error.strerror}; expected a folder that medzip may write to") from error
     with locked(private / "key.lock", 60.0, f"{root}: expected to make its site key, found another medzip at it"):
-        return _with_key(root, key_file)
+        return replace(_with_key(root, key_file), url=_with_url(root, url))
+
+
+def _with_url(root: Path, url: str | None) -> str | None:
+    """The URL that a store was made with; it is kept when the store is made."""
+    place, known = root / PRIVATE / URL, _url(root)
+    if url is None or checked(url) == known:
+        return known
+    if known is not None or (root / PRIVATE / "ledger.sqlite").exists():
+        raise UsageError(f"{root}: expected --remote to be where its archives lie, found another; see {place}")
+    write_file(place, checked(url).encode() + b"\n")
+    return checked(url)
+
+
+def _url(root: Path) -> str | None:
+    place = root / PRIVATE / URL
+    return checked(place.read_text("utf-8").strip()) if place.exists() else None
 
 
 def _with_key(root: Path, key_file: Path | None) -> Store:
@@ -140,8 +213,25 @@ def open_store(root: Path, key_file: Path | None = None) -> Store:
     if not (root / PRIVATE).is_dir():
         raise UsageError(f"{root}: expected a folder that `medzip archive` wrote, found no {PRIVATE} in it; check the path")
     if key_file is None and not (root / PRIVATE / "site.key").exists():
-        return Store(root, b"")
-    return Store(root, _key(root, key_file))
+        return Store(root, b"", _url(root))
+    return Store(root, _key(root, key_file), _url(root))
+
+
+def adopt(root: Path, url: str) -> None:
+    """A folder for archives at a URL whose own folder is lost, with all that lies beside them there; the site key is not among
+    it. Raises UsageError where a store of other archives is in the folder, StorageError."""
+    private, remote = root / PRIVATE, Remote(checked(url))
+    if private.exists() and _url(root) != checked(url):
+        raise UsageError(f"{root}: expected a new folder, or that of the archives at --remote, found another store")
+    try:
+        for folder in (private / "weights", private / "forgotten"):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{root}: {error.strerror}; expected a folder that medzip may write to") from error
+    for name in filter(BESIDE.fullmatch, remote.everything()):
+        if not root.joinpath(*name.split("/")).exists():
+            remote.fetch(name, root.joinpath(*name.split("/")))
+    write_file(private / URL, checked(url).encode() + b"\n")
 
 
 def write_file(path: Path, data: bytes) -> None:

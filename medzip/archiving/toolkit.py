@@ -47,6 +47,7 @@ def require(store: Store, weights: tuple[str, ...]) -> None:
             write_file(target, found.path.read_bytes())
             if sha256_of(target) != digest:
                 raise ArchiveDamagedError(f"{target}: expected the weights of that SHA-256, found others; install medzip again")
+            store.mirror(target)
             card = found.path.with_suffix(".md")
             if card.is_file():
                 write_file(store.weights / f"{digest}.md", card.read_bytes())

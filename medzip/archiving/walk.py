@@ -211,7 +211,7 @@ def plan(store: Store, ledger: Ledger) -> None:
                 *(archive, kind, key, study),
             )
         for row in ledger.rows(f"{OPEN} AND NOT EXISTS (SELECT 1 FROM found WHERE found.archive = archives.id)"):
-            if not store.archive(row.name).exists():
+            if not store.holds(row.name):
                 ledger.execute("DELETE FROM archives WHERE id = ?", row.id)
 
 

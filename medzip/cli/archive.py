@@ -48,6 +48,12 @@ def register(commands: Commands[Parser]) -> None:
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="worker processes (default: 1)")
     parser.add_argument(
+        "--remote",
+        metavar="URL",
+        help="put the archives there (s3://bucket/folder or what else fsspec knows); DST keeps ledger, audit trail and key, and"
+        " is named alone from then on",
+    )
+    parser.add_argument(
         "--parity",
         action="store_true",
         help="lay parity beside every archive, x.mdz.par, by which `medzip scrub` repairs it (6.7 %% more)",
@@ -80,7 +86,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from medzip.archiving.run import Options, archive
 
     options = Options(
-        arguments.jobs, arguments.preset, parity=arguments.parity, remove=arguments.remove, key_file=arguments.key_file
+        arguments.jobs,
+        arguments.preset,
+        parity=arguments.parity,
+        remove=arguments.remove,
+        key_file=arguments.key_file,
+        remote=arguments.remote,
     )
     with console.progress(arguments.destination, steady=True) as progress:
         told = _Told(console, progress, arguments.show_paths)

@@ -25,11 +25,17 @@ def register(commands: Commands[Parser]) -> None:
     )
     parser.add_argument("action", choices=["rebuild"], metavar="rebuild", help="what to do")
     add_store(parser)
+    parser.add_argument(
+        "--remote", metavar="URL", help="where the archives lie, if DST is lost too: a new DST is made (without the site key)"
+    )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     from medzip.archiving.rebuild import rebuild
-    from medzip.archiving.store import open_store
+    from medzip.archiving.store import adopt, open_store
+
+    if arguments.remote:
+        adopt(arguments.destination, arguments.remote)
 
     def complain(name: str, what: str) -> None:
         console.complain(f"{name}: {what}")
