@@ -85,6 +85,7 @@ def test_every_extra_that_the_project_promises_is_there() -> None:
         "nibabel",
         "sitk",
         "remote",
+        "s3",
         "xarray",
         "dask",
         "zarr",

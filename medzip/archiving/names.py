@@ -23,6 +23,11 @@ def archive_name(stem: str, part: int) -> str:
     return f"{stem[:2]}/{stem}{'' if part == 1 else f'-{part}'}{SUFFIX}"
 
 
+def shard_of(stem: str, count: int) -> int:
+    """Which of `count` shards, from 1, a digest belongs to."""
+    return int(stem[:8], 16) % count + 1
+
+
 def stem_of(name: str) -> str:
     """The digest in the name of an archive."""
     return name.rpartition("/")[2][:DIGITS]

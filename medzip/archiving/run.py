@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from medzip import pipeline, sources
 from medzip.archiving import audit, jobs, records, store, sums, toolkit, walk
 from medzip.archiving.ledger import OPEN, Identity, Ledger, Row
+from medzip.archiving.names import shard_of, stem_of
 from medzip.archiving.pool import Died, Failure, Pool, Progressed, Work
 from medzip.container import sidecar
 from medzip.errors import MedzipError, StorageFullError, UsageError
@@ -29,7 +30,8 @@ SECONDS_BETWEEN_LOOKS = 0.5
 @dataclass(frozen=True)
 class Options:
     """`parity` lays parity beside every archive; `remove` removes sources that a second process has found in their archive;
-    `key_file` holds the site key, else DST does; `remote` is the URL where the archives go, and DST keeps the rest."""
+    `key_file` holds the site key, else DST does; `remote` is the URL where the archives go, and DST keeps the rest. `shard`
+    (which, from 1; of how many) leaves other shards' series to them."""
 
     jobs: int = 1
     preset: str = "default"
@@ -37,6 +39,7 @@ class Options:
     remove: bool = False
     key_file: Path | None = None
     remote: str | None = None
+    shard: tuple[int, int] = (1, 1)
 
 
 @dataclass
@@ -60,6 +63,7 @@ class Summary:
     sources_kept: int = 0
     special: int = 0
     forgotten: int = 0
+    elsewhere: int = 0
     audit_head: str = ""
     seconds: float = 0.0
 
@@ -86,8 +90,10 @@ def archive(source: Path, destination: Path, options: Options, listener: Listene
     if kept.url and options.parity:
         raise UsageError("--parity: expected a folder of archives; at a URL, the store there looks after its disks")
     with kept.exclusively():
+        kept.keep_shard(*options.shard)
         if not kept.ledger.exists():
-            if next(kept.archives(), None):
+            which, count = options.shard
+            if any(shard_of(stem_of(name), count) == which for name in kept.archives()):
                 raise UsageError(
                     f"{kept.ledger}: expected the ledger, found none; run `medzip index rebuild {destination}` first"
                 )
@@ -132,10 +138,13 @@ class _Run:
         sums.rewrite(self.store, self.ledger)
         self._send_private()
         records.tell(self.store, self.ledger, audit.event("run begun", preset=self.options.preset, jobs=self.options.jobs))
-        walked = walk.Walk(self.source, self.store, self.ledger)(lambda files: self.listener.progress("looking", files, 0))
+        walked = walk.Walk(self.source, self.store, self.ledger, self.options.shard)(
+            lambda files: self.listener.progress("looking", files, 0)
+        )
         self._note(walked)
         self._make()
-        self._keep_tree(walked)
+        if shard_of(self.store.digest("tree", ""), self.options.shard[1]) == self.options.shard[0]:
+            self._keep_tree(walked)
         if self.options.parity:
             self._protect()
         if self.options.remove:
@@ -147,17 +156,14 @@ class _Run:
 
     def _send_private(self) -> None:
         """All that is needed to read the archives lies beside them before any is committed; the ledger and the key stay here."""
-        trail = [self.store.audit] if self.store.audit.exists() else []
-        self.store.mirror(
-            self.store.sums,
-            *toolkit.files(self.store),
-            self.store.private / "key-id",
-            *self.store.forgotten.glob("*.json"),
-            *trail,
-        )
+        kept = self.store
+        kept.mirror(*toolkit.files(kept), kept.private / "key-id", *kept.forgotten.glob("*.json"))
+        if self.options.shard[1] == 1:  # what shards know is put together by `medzip ledger merge`
+            kept.mirror(kept.sums, *([kept.audit] if kept.audit.exists() else []))
 
     def _note(self, walked: walk.Walked) -> None:
         self.summary.files, self.summary.special, self.summary.forgotten = walked.files, walked.special, walked.forgotten
+        self.summary.elsewhere = walked.elsewhere
         for error in walked.failed.values():
             self._failed("a file or folder", Failure(type(error).__name__, error.exit_code, str(error)), 1)
 

@@ -128,6 +128,15 @@ class Store:
             self._sweep()
             yield
 
+    def keep_shard(self, which: int, count: int) -> None:
+        """Notes which shard of how many this folder is, when it begins. Raises UsageError where it is another."""
+        place, text = self.private / "shard", f"{which}/{count}"
+        known = place.read_text("ascii").strip() if place.exists() else "1/1" if self.ledger.exists() else text
+        if known != text:
+            raise UsageError(f"{self.root}: expected --shard {known}, found {text}; a shard keeps its folder")
+        if not place.exists() and count > 1:
+            write_file(place, text.encode() + b"\n")
+
     def archives(self) -> Iterator[str]:
         """Names of all archives that lie in their place, sorted."""
         if self.remote is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from medzip import sources
 from medzip.archiving.audit import now
 from medzip.archiving.ledger import OPEN, UNREAD, Identity, Ledger
-from medzip.archiving.names import archive_name
+from medzip.archiving.names import archive_name, shard_of
 from medzip.archiving.store import Store
 from medzip.errors import MedzipError, StorageError, UnsupportedInputError
 
@@ -26,12 +26,13 @@ Count = Callable[[int], None]
 @dataclass
 class Walked:
     """What a walk came across. `folders` are those that nothing lies in, `links` map symbolic links to their targets;
-    `special` counts devices, sockets and pipes, `forgotten` files of series that `medzip forget` erased, `failed` errors by
-    path."""
+    `special` counts devices, sockets and pipes, `forgotten` files of series that `medzip forget` erased, `elsewhere` those of
+    other shards, `failed` holds errors by path."""
 
     files: int = 0
     special: int = 0
     forgotten: int = 0
+    elsewhere: int = 0
     folders: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     failed: dict[str, MedzipError] = field(default_factory=dict)
@@ -40,7 +41,8 @@ class Walked:
 class Walk:
     """One walk over the tree at `root` into the ledger."""
 
-    def __init__(self, root: Path, store: Store, ledger: Ledger) -> None:
+    def __init__(self, root: Path, store: Store, ledger: Ledger, shard: tuple[int, int] = (1, 1)) -> None:
+        self._shard = shard
         self.root, self.store, self.ledger = root, store, ledger
         self.result = Walked()
         self._forgotten = store.tombstones()
@@ -185,7 +187,11 @@ class Walk:
             return sources.Member(UNREAD, name, sources.STORED)
 
     def _found(self, name: str, identity: Identity, member: sources.Member) -> None:
-        if self.store.digest(member.kind, member.key) in self._forgotten:
+        stem = self.store.digest(member.kind, member.key)
+        if shard_of(stem, self._shard[1]) != self._shard[0]:
+            self.result.elsewhere += 1
+            return
+        if stem in self._forgotten:
             self.result.forgotten += 1
             return
         self.ledger.execute(

@@ -21,6 +21,7 @@ from medzip.cli import (
     forget,
     index,
     info,
+    ledger,
     models,
     parity,
     restore,
@@ -32,7 +33,7 @@ from medzip.cli.common import EXIT_INTERRUPTED, EXIT_READER_GONE, Console, HelpF
 
 COMMANDS = (
     *(compress, decompress, verify, info, extract, export, view),
-    *(archive, restore, scrub, parity, forget, index, audit),
+    *(archive, restore, scrub, parity, forget, index, ledger, audit),
     *(bench, doctor, models, completion),
 )
 

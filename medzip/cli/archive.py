@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medzip.cli.common import SEVERITY, Commands, Console, Parser, ProgressCallback, add_command, positive
-from medzip.errors import StorageError
+from medzip.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from medzip.archiving.jobs import Result
@@ -46,6 +46,14 @@ def register(commands: Commands[Parser]) -> None:
         default="default",
         help="how to code the samples; only portable ones (default: default)",
     )
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="only the series of shard I of N, each with a DST of its own on a local disk and the same --key-file;"
+        " `medzip ledger merge` makes one of them",
+    )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="worker processes (default: 1)")
     parser.add_argument(
         "--remote",
@@ -82,9 +90,19 @@ def add_show_paths(parser: Parser) -> None:
     parser.add_argument("--show-paths", action="store_true", help="name files in what is printed; ledger and audit never do")
 
 
+def shard(text: str) -> tuple[int, int]:
+    """An argparse type: I/N with 1 <= I <= N."""
+    which, mark, count = text.partition("/")
+    if not mark or not 1 <= positive(which) <= positive(count):
+        raise argparse.ArgumentTypeError(f"expected which shard of how many, like 2/8, found {text!r}")
+    return int(which), int(count)
+
+
 def run(arguments: argparse.Namespace, console: Console) -> int:
     from medzip.archiving.run import Options, archive
 
+    if arguments.shard[1] > 1 and arguments.key_file is None:
+        raise UsageError("--shard: expected --key-file with the one site key of all shards, found none")
     options = Options(
         arguments.jobs,
         arguments.preset,
@@ -92,6 +110,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         remove=arguments.remove,
         key_file=arguments.key_file,
         remote=arguments.remote,
+        shard=arguments.shard,
     )
     with console.progress(arguments.destination, steady=True) as progress:
         told = _Told(console, progress, arguments.show_paths)
@@ -165,6 +184,8 @@ def _text(summary: Summary) -> str:
         lines.append(f"worker processes that died: {summary.workers_died:,}")
     if summary.special:
         lines.append(f"left out: {summary.special:,} devices, sockets or pipes")
+    if summary.elsewhere:
+        lines.append(f"left to other shards: {summary.elsewhere:,} files")
     if summary.forgotten:
         lines.append(f"left out: {summary.forgotten:,} files of series that were forgotten")
     lines.append(f"audit head: {summary.audit_head}")
