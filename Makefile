@@ -1,6 +1,7 @@
 # Two commands for newcomers. Both make .venv when it is missing, and install into it only when pyproject.toml has changed.
 #   make demo    compress a real scan with the language model, prove it, and compare with other codecs
 #   make test    everything that CI checks
+#   make sbom    a bill of materials of .venv, sbom.json (CycloneDX), and what is known against it (needs PyPI)
 # PYTHON is the Python (3.11 to 3.13) that makes .venv: make demo PYTHON=python3.13
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test
+.PHONY: demo test sbom
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -24,6 +25,13 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict medzip tools/unmdz.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# In a place of their own, so that the tools are not in the bill.
+sbom: $(INSTALLED)
+	@test -x $(VENV)-sbom/bin/python || $(PYTHON) -m venv $(VENV)-sbom
+	@$(VENV)-sbom/bin/python -m pip --disable-pip-version-check -qq install 'cyclonedx-bom>=7.5,<8' 'pip-audit>=2.10,<3'
+	$(VENV)-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o sbom.json $(BIN)/python
+	$(VENV)-sbom/bin/pip-audit --strict --skip-editable --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 $(INSTALLED): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -159,7 +159,7 @@ def show(folder: Path, options: argparse.Namespace) -> Iterator[str]:
 
     rng, kills, began = random.Random(options.seed), 0, time.monotonic()
     while kills < options.kills:
-        if not killed(["archive", source, harried, *common], rng.uniform(0.2, 2 * seconds / options.kills), rng):
+        if not killed(["archive", source, harried, *common], rng.uniform(0.2, 1.5 * seconds / options.kills), rng):
             raise RuntimeError(f"expected to kill {options.kills} times, found all done after {kills}; ask for more series")
         kills += 1
     with closing(sqlite3.connect(harried / "_medzip" / "ledger.sqlite")) as ledger:

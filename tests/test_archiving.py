@@ -202,6 +202,15 @@ def test_nothing_outside_archives_tells_of_a_patient(folder: Path, run: Run) -> 
     assert '"special": 1' in out
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs permissions")
+def test_only_its_owner_reads_what_tells_of_patients(folder: Path, run: Run) -> None:
+    assert run("index", "rebuild", folder / "dst")[0] == 0
+    assert run("archive", folder / "src", folder / "new", "--preset", "parametric")[0] == 0
+    for private in (folder / "dst" / "_medzip", folder / "new" / "_medzip"):
+        modes = {path.name: path.stat().st_mode & 0o077 for path in private.iterdir()}
+        assert {modes.get(name, 0) for name in ("ledger.sqlite", "audit.jsonl", "site.key")} == {0}
+
+
 def test_another_site_key_is_refused(folder: Path, run: Run) -> None:
     (folder / "other.key").write_text("cd" * 32)
     code, _, err = run("archive", folder / "src", folder / "dst", "--key-file", folder / "other.key")

@@ -146,6 +146,7 @@ class Ledger:
     def create_at(path: Path) -> None:
         """An empty ledger."""
         with failures(path):
+            path.touch(0o600)  # it names patients' files
             connection = sqlite3.connect(path, isolation_level=None)
             try:
                 connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
