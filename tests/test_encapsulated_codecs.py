@@ -188,6 +188,19 @@ def test_charls_decodes_what_is_encoded_in_all_interleave_modes(interleave: int,
     assert_made_again("jpeg_ls", stream, samples)
 
 
+def test_exceptions_that_go_back_are_kept_as_they_were_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of several components take turns, so a pixel of the second may lie before one of the first."""
+    from medzip.sources.encapsulated import jpeg_ls_loops
+
+    samples = image((6, 40))
+    stream, decode = imagecodecs.jpegls_encode(samples, level=2), jpeg_ls_loops.decode_scan
+    decoded = imagecodecs.jpegls_decode(stream)
+    assert_made_again("jpeg_ls", stream, decoded)
+    monkeypatch.setattr(jpeg_ls_loops, "decode_scan", lambda *scan: (decode(*scan)[0], [7, 3]))
+    with pytest.raises(NotReproducibleError):
+        CODECS["jpeg_ls"].decode(stream, layout_of(decoded))
+
+
 def test_signed_samples_have_their_sign() -> None:
     samples = np.array([[-2048, -1, 0], [5, 2047, -7]], "i2")
     stream = imagecodecs.jpeg8_encode((samples & 4095).astype("u2"), lossless=True, predictor=1, bitspersample=12)

@@ -47,7 +47,8 @@ def main() -> int:
         result = fuzz(target, name, 60 * chosen.minutes, chosen.seed, limits, chosen.finds)
         minutes = (time.monotonic() - began) / 60
         print(
-            f"{name}: {len(target.seeds)} seeds, {result.executions:,} executions in {minutes:.1f} min, "
+            f"{name}: {len(target.seeds)} seeds, {result.executions:,} executions in {minutes:.1f} min "
+            f"({result.cpu / 60:.1f} min of CPU time), "
             f"{result.taken:,} taken, slowest {result.slowest:.1f} s of CPU time, {result.children} processes",
             flush=True,
         )

@@ -38,7 +38,8 @@ class Result:
     executions: int = 0
     taken: int = 0
     slowest: float = 0.0
-    """CPU seconds"""
+    cpu: float = 0.0
+    """Both in seconds of CPU time."""
     children: int = 0
 
 
@@ -53,10 +54,11 @@ def fuzz(target: Target, name: str, duration: float, seed: int, limits: Limits, 
         child = os.fork()
         if child == 0:
             _child(target, name, Random(f"{seed} {result.children}"), slot, limits, finds, left)
-        status = _waited(child, slot)
+        status, cpu = _waited(child, slot)
         executions, taken, slowest, size = _COUNTS.unpack_from(slot)
         result.executions, result.taken = result.executions + executions, result.taken + taken
         result.slowest, result.children = max(result.slowest, slowest / 1e6), result.children + 1
+        result.cpu += cpu
         if status != 0:
             data = slot[_COUNTS.size : _COUNTS.size + size]
             signals = {signal.SIGPROF: "hang", signal.SIGKILL: "deadlock"}
@@ -66,18 +68,17 @@ def fuzz(target: Target, name: str, duration: float, seed: int, limits: Limits, 
     return result
 
 
-def _waited(child: int, slot: mmap.mmap) -> int:
-    """The status with which the child ended; it is killed where nothing moves any more."""
+def _waited(child: int, slot: mmap.mmap) -> tuple[int, float]:
+    """The status with which the child ended, and its CPU time in seconds; it is killed where nothing moves any more."""
     before, quiet = -1, 0
     while True:
-        found, status = os.waitpid(child, os.WNOHANG)
+        found, status, usage = os.wait4(child, os.WNOHANG)
         if found:
-            return status
+            return status, usage.ru_utime + usage.ru_stime
         executions = _COUNTS.unpack_from(slot)[0]
         before, quiet = executions, quiet + 1 if executions == before else 0
         if quiet > _MOST_QUIET_POLLS:
             os.kill(child, signal.SIGKILL)
-            return os.waitpid(child, 0)[1]
         time.sleep(_POLL_SECONDS)
 
 
