@@ -24,7 +24,7 @@ REQUIRED = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 COPYLEFT = re.compile(r"\b(A|L)?GPL|GNU (Affero|Lesser|General)", re.IGNORECASE)
 HEAVY = ("torch", "transformers", "numba", "imagecodecs", "pydicom", "constriction", "scipy", "nibabel", "tomoz")
-HEAVY += ("SimpleITK", "fsspec", "dask", "xarray", "zarr", "numcodecs", "starlette", "uvicorn")
+HEAVY += ("SimpleITK", "fsspec", "dask", "xarray", "zarr", "numcodecs", "starlette", "uvicorn", "pynetdicom")
 
 
 def required_packages() -> set[str]:
@@ -78,6 +78,7 @@ def test_every_range_has_both_ends_and_admits_what_is_installed(line: str) -> No
 
 def test_every_extra_that_the_project_promises_is_there() -> None:
     assert set(EXTRAS) == {
+        "gateway",
         "llm",
         "train",
         "pacs",

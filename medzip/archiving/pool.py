@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -47,12 +48,24 @@ class Died:
     exit_code: int | None
 
 
-class Pool:
-    """`size` workers; a context manager that ends them. Jobs and their results are pickled."""
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may take: bytes of address space (where the system can limit them), seconds of work without a word."""
 
-    def __init__(self, size: int) -> None:
+    memory_bytes: int | None = None
+    silent_seconds: float | None = None
+
+
+class Pool:
+    """`size` workers; a context manager that ends them. Jobs and their results are pickled.
+
+    A worker that needs more than `limits` allow dies.
+    """
+
+    def __init__(self, size: int, limits: Limits | None = None) -> None:
         self._context = multiprocessing.get_context("spawn")  # forked threads of compiled code are not safe
         self._workers: list[_Worker | None] = [None] * size
+        self._limits = limits or Limits()
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +91,9 @@ class Pool:
     def submit(self, tag: int, work: Work, job: object) -> None:
         """Gives a job to a free worker; `tag` (a number) comes back with everything that is heard of it."""
         index = next(i for i, worker in enumerate(self._workers) if worker is None or worker.tag is None)
-        worker = self._workers[index] or _Worker(self._context)
+        worker = self._workers[index] or _Worker(self._context, self._limits.memory_bytes)
         self._workers[index] = worker
-        worker.tag = tag
+        worker.tag, worker.heard = tag, time.monotonic()
         with contextlib.suppress(OSError):  # it died while it was idle: `wait` hears of it
             worker.pipe.send((work, job))
 
@@ -100,19 +113,32 @@ class Pool:
                 self._workers[index] = None
             else:
                 worker.tag = worker.tag if isinstance(message, Progressed) else None
+                worker.heard = time.monotonic()
             heard.append((tag, message))
-        return heard
+        return heard + self._silent()
+
+    def _silent(self) -> list[tuple[int, Any]]:
+        """Ends the workers that have been silent for too long."""
+        ended: list[tuple[int, Any]] = []
+        for index, worker in enumerate(self._workers):
+            if worker is None or worker.tag is None or self._limits.silent_seconds is None:
+                continue
+            if time.monotonic() - worker.heard > self._limits.silent_seconds:
+                ended.append((worker.tag, Died(worker.end())))
+                self._workers[index] = None
+        return ended
 
 
 class _Worker:
-    """A process and the pipe to it; `tag` is that of its job, None while it has none."""
+    """A process and the pipe to it; `tag` is that of its job, None while it has none, `heard` when it last said something."""
 
-    def __init__(self, context: multiprocessing.context.SpawnContext) -> None:
+    def __init__(self, context: multiprocessing.context.SpawnContext, memory_bytes: int | None) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, memory_bytes), daemon=True)
         self.process.start()
         theirs.close()
         self.tag: int | None = None
+        self.heard = time.monotonic()
 
     def end(self) -> int | None:
         """Ends the process, if it has not ended, and tells its exit code."""
@@ -129,8 +155,17 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def _serve(pipe: Connection) -> None:
+def _limit_memory(memory_bytes: int) -> None:
+    with contextlib.suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def _serve(pipe: Connection, memory_bytes: int | None) -> None:
     """A worker's life: jobs until the pipe is closed."""
+    if memory_bytes is not None:
+        _limit_memory(memory_bytes)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the coordinator ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -17,7 +17,7 @@ from medzip import pipeline, sources
 from medzip.archiving import audit, jobs, records, store, sums, toolkit, walk
 from medzip.archiving.ledger import OPEN, Identity, Ledger, Row
 from medzip.archiving.names import shard_of, stem_of
-from medzip.archiving.pool import Died, Failure, Pool, Progressed, Work
+from medzip.archiving.pool import Died, Failure, Limits, Pool, Progressed, Work
 from medzip.container import sidecar
 from medzip.errors import MedzipError, StorageFullError, UsageError
 
@@ -31,7 +31,8 @@ SECONDS_BETWEEN_LOOKS = 0.5
 class Options:
     """`parity` lays parity beside every archive; `remove` removes sources that a second process has found in their archive;
     `key_file` holds the site key, else DST does; `remote` is the URL where the archives go, and DST keeps the rest. `shard`
-    (which, from 1; of how many) leaves other shards' series to them."""
+    (which, from 1; of how many) leaves other shards' series to them; `limits` are those of worker
+    processes."""
 
     jobs: int = 1
     preset: str = "default"
@@ -40,6 +41,7 @@ class Options:
     key_file: Path | None = None
     remote: str | None = None
     shard: tuple[int, int] = (1, 1)
+    limits: Limits | None = None
 
 
 @dataclass
@@ -170,7 +172,7 @@ class _Run:
     def _make(self) -> None:
         """All archives that are due; again, while committing them leaves files for a further part."""
         tried: set[int] = set()
-        with Pool(self.options.jobs) as pool:
+        with Pool(self.options.jobs, self.options.limits) as pool:
             while True:
                 walk.plan(self.store, self.ledger)
                 places = self.ledger.execute(
@@ -308,7 +310,7 @@ class _Run:
     ) -> None:
         """A job for each of these archives, in worker processes; `ended` gets its result."""
         waiting, running, done = deque(numbers), dict[int, Row](), 0
-        with Pool(self.options.jobs) as pool:
+        with Pool(self.options.jobs, self.options.limits) as pool:
             while waiting or pool.busy:
                 while waiting and pool.free:
                     [row] = self.ledger.rows("id = ?", waiting.popleft())

@@ -19,6 +19,7 @@ from medzip.cli import (
     export,
     extract,
     forget,
+    gateway,
     index,
     info,
     ledger,
@@ -33,7 +34,7 @@ from medzip.cli.common import EXIT_INTERRUPTED, EXIT_READER_GONE, Console, HelpF
 
 COMMANDS = (
     *(compress, decompress, verify, info, extract, export, view),
-    *(archive, restore, scrub, parity, forget, index, ledger, audit),
+    *(archive, restore, scrub, parity, forget, index, ledger, audit, gateway),
     *(bench, doctor, models, completion),
 )
 
