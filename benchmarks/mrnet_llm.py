@@ -113,7 +113,7 @@ def main() -> None:
     arguments.add_argument("--whole", action="store_true")
     arguments.add_argument("--no-verify", dest="verify", action="store_false", help="half the time; sizes are the same")
     given = arguments.parse_args()
-    weights, *_ = select(given.preset, given.models)
+    weights, *_ = select({"llm": PRESETS["llm"].in_floats}.get(given.preset, given.preset), given.models)
     network = load_network(weights.path)
     results: dict[str, dict[str, Any]] = json.loads(given.results.read_text()) if given.results.exists() else {}
     for row in rows(given.data, given.volumes):

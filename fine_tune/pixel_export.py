@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fine_tune.pixel_network import STEP, weight_shift
-from medzip.doctor import coded_by_pixel_model
+from medzip.doctor import coded_by_integer_model
 from medzip.entropy_model.pixel.network import read_network
 from medzip.weights.registry import read_weights
 from medzip.weights.tensors import write_tensors
@@ -41,7 +41,7 @@ def main() -> None:
     metadata = {"kind": given.kind, "licence_class": given.licence_class, "step": str(state["step"])}
     tensors = integers(state["average"])
     write_tensors(given.target, tensors, metadata)
-    write_tensors(given.target, tensors, metadata | {"self_test": coded_by_pixel_model(read_weights(given.target))})
+    write_tensors(given.target, tensors, metadata | {"self_test": coded_by_integer_model(read_weights(given.target))})
     network, weights = read_network(given.target), read_weights(given.target)
     print(f"{given.target}: {network.multiplications} multiplications a sample, step {state['step']}, SHA-256 {weights.sha256}")
 

@@ -23,7 +23,7 @@ from medzip.container import cbor
 from medzip.container.checksum import crc32c
 from medzip.container.sections import is_natural
 from medzip.entropy_model.contract import Chunk, ChunkHeader, EntropyModel, Requirements
-from medzip.entropy_model.registry import digests_for, entropy_model
+from medzip.entropy_model.registry import digests_for, entropy_model, kind_of
 from medzip.errors import ArchiveDamagedError, ModelMismatchError, UnsupportedArchiveError, UnsupportedInputError, UsageError
 from medzip.presets import Preset
 
@@ -63,6 +63,8 @@ class ChunkCoder:
     """Codes chunks as a preset says, with the entropy model and its weights chosen once."""
 
     def __init__(self, preset: Preset, models: str, weights: str | None = None) -> None:
+        if weights is not None and preset.in_floats == kind_of(weights):
+            preset = replace(preset, model=preset.in_floats, weights=preset.in_floats)
         self._preset = preset
         allowed = digests_for(preset.model, preset.weights, models, weights)
         digests = allowed if preset.tries_weights else allowed[:1]

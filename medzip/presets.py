@@ -12,7 +12,8 @@ class Preset:
 
     A preset that `tries_weights` codes a part of each chunk with all weights that are allowed and takes the best, others
     take the first. A `thorough` one codes each chunk in all ways and keeps the smallest. One that `adapts` lets the model fit
-    itself to each chunk first.
+    itself to each chunk first. `in_floats` is the model, and the kind of its weights, that takes over where such
+    weights are asked for by name.
     """
 
     description: str
@@ -23,6 +24,7 @@ class Preset:
     tries_weights: bool
     thorough: bool
     adapts: bool = False
+    in_floats: str = ""
 
 
 PRESETS: dict[str, Preset] = {
@@ -30,7 +32,16 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset("the same with a smaller network", "pixel", "fast", "none", 33, True, False),
     "max": Preset("the network of default, fitted to each chunk: minutes", "pixel", "pixel", "none", 33, True, True, True),
     "parametric": Preset("adaptive contexts without weights, decodes on any machine", "parametric", "", "none", 33, False, True),
-    "llm": Preset("language model over neighbouring voxels, slow, not portable", "llm", "llm", "none", 12, False, True),
+    "llm": Preset(
+        "language model over neighbouring voxels in integers, slow, decodes on any machine",
+        "llm_exact",
+        "llm_exact",
+        "none",
+        12,
+        False,
+        True,
+        in_floats="llm",
+    ),
     "paper": Preset(
         "language model over a lossy JPEG XL base, as published, slow, not portable",
         "paper",

@@ -20,7 +20,7 @@ from medzip.coder.range_coder import Decoder, Encoder
 from medzip.entropy_model.contract import Chunk, ChunkHeader
 from medzip.entropy_model.llm import layouts
 from medzip.entropy_model.llm.model import LanguageModel
-from medzip.entropy_model.llm.neighbourhood import NEIGHBOURS, REACH
+from medzip.entropy_model.llm.offsets import NEIGHBOURS, REACH
 from medzip.entropy_model.llm.schedule import lockstep, staggered
 from medzip.errors import UnsupportedInputError
 from medzip.weights.registry import read_weights

@@ -182,14 +182,15 @@ def test_removal_is_refused_before_work_starts(tmp_path: Path, monkeypatch: pyte
     assert contents(tmp_path) == files
 
 
-def test_research_weights_are_never_used_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_research_weights_are_never_used_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
     only_tiny = tuple(entry for entry in registry.entries() if entry.name.startswith("tiny"))
     monkeypatch.setattr(registry, "entries", lambda: only_tiny)
+    monkeypatch.setattr(registry, "SHIPPED", weights)
     source = written(tmp_path, files_of("npy", smooth((1, 9, 9)))) / "scan.npy"
     with pytest.raises(ModelMissingError):
-        pipeline.compress(source, preset="llm")
+        pipeline.compress(source, preset="paper")
     assert not (tmp_path / "scan.npy.mdz").exists()
-    [made] = pipeline.compress(source, preset="llm", models="all")
+    [made] = pipeline.compress(source, preset="paper", models="all")
     assert pipeline.info(made.archive)["licence_class"] == "research"
 
 

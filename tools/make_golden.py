@@ -186,6 +186,7 @@ def golden() -> dict[str, tuple[str, dict[str, bytes]]]:
         "gzip": ("default", {"scan.nii.gz": gzip.compress(nifti(body(6, 32, 28)), mtime=0)}),
         "npz": ("default", packed(body(6, 24, 20))),
         **{name: ("default", files) for name, files in jpegs(body(4, 20, 22) + 1000).items()},
+        "llm": ("llm", {"scan.npy": npy((body(3, 30, 31) + 1000).astype("<u2"))}),
     }
 
 

@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import shutil
 import struct
@@ -349,7 +350,7 @@ def numeric(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArra
 
 
 class Tables:
-    """The tables of 11.1 that logistics need."""
+    """The tables of 11.1."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -358,18 +359,20 @@ class Tables:
         if hashlib.sha256(data).hexdigest() != "c17db2c86e2a558da9a25ef917b26e1ce7f4bfdb46e8d12d32e869c1944196f6":
             raise MissingError(f"{path} is not the file tables.bin that FORMAT.md means")
         entries = np.frombuffer(data, "<i4").astype(np.int64)
-        self.logistic = np.append(entries[4097:8194], entries[8193])  # the last twice: beyond the table the CDF is flat
+        # The last twice: beyond the table the CDF is flat.
+        self.gaussian, self.logistic = np.append(entries[:4097], entries[4096]), np.append(entries[4097:8194], entries[8193])
         self.octave, self.inverse_octave = entries[8194:8210], entries[8210:8226]
 
     def scale(self, code: Integers) -> Integers:
         """s of 11.2, in units of 2^-12 of a value."""
         return (self.octave[code % 16] << (code >> 4)) >> 7
 
-    def half_cdf(self, z: Integers) -> Integers:
-        """H of 11.1 for logistics."""
-        i, r = np.minimum(z >> 15, 4096), z & 0x7FFF
-        here, after = self.logistic[i], self.logistic[np.minimum(i + 1, 4096)]
-        result: Integers = here + ((r * (after - here)) >> 15)
+    def half_cdf(self, z: Integers, gaussian: bool) -> Integers:
+        """H of 11.1."""
+        table, b = (self.gaussian, 13) if gaussian else (self.logistic, 15)
+        i, r = np.minimum(z >> b, 4096), z & ((1 << b) - 1)
+        here, after = table[i], table[np.minimum(i + 1, 4096)]
+        result: Integers = here + ((r * (after - here)) >> b)
         return result
 
 
@@ -410,14 +413,15 @@ class RangeDecoder:
 
 @dataclasses.dataclass(frozen=True)
 class Mixtures:
-    """Weights, means and scale codes (11.1) of n mixtures of K logistics: (n, K) each."""
+    """Weights, means and scale codes (11.1) of n mixtures of K logistics, or Gaussians: (n, K) each."""
 
     weight: Integers
     mean: Integers
     code: Integers
+    gaussian: bool = False
 
     def of(self, which: Integers) -> Mixtures:
-        return Mixtures(self.weight[which], self.mean[which], self.code[which])
+        return Mixtures(self.weight[which], self.mean[which], self.code[which], self.gaussian)
 
 
 class SymbolDecoder:
@@ -432,7 +436,7 @@ class SymbolDecoder:
         distance = ((ends << 12) - 2**11)[:, :, None] - mixtures.mean[:, None, :]
         code = mixtures.code[:, None, :]
         z = (np.abs(distance) * self.tables.inverse_octave[code % 16]) >> ((code >> 4) + 1)
-        c = (mixtures.weight[:, None, :] * np.sign(distance) * self.tables.half_cdf(z)).sum(axis=2)
+        c = (mixtures.weight[:, None, :] * np.sign(distance) * self.tables.half_cdf(z, mixtures.gaussian)).sum(axis=2)
         mass = np.diff(c, axis=1)
         small = mass.sum(axis=1) < mixtures.weight.sum(axis=1) << 14
         mass[small] = np.diff(bounds[small], axis=1) > 0
@@ -458,7 +462,7 @@ class SymbolDecoder:
         total = w.sum(axis=1)
         centre = np.clip(((w * m).sum(axis=1) // total + 2**11) >> 12, low, high)
         reach = np.minimum(self.tables.scale(mixtures.code) + np.abs(m - (centre << 12)[:, None]), 2**46)
-        reach = np.minimum((((w * reach).sum(axis=1) // total) * 7) >> 13, high - low + 1)
+        reach = np.minimum((((w * reach).sum(axis=1) // total) * (6 if mixtures.gaussian else 7)) >> 13, high - low + 1)
         q = log2_up((reach + 6) // 7)
         bounds = np.clip(centre[:, None] + ((i - 8) << q[:, None]), low, high + 1)
         bounds[:, 0], bounds[:, 16] = low, high + 1
@@ -635,8 +639,8 @@ def sums_fit(layers: list[Layer]) -> bool:
     return all(int((128 * np.abs(weight).sum(axis=1) + np.abs(bias)).max()) < 2**30 for weight, bias, _ in layers)
 
 
-def read_weights(folder: Path, digest: bytes) -> list[Layer]:
-    """Layers of the weights file with this SHA-256 (14.5)."""
+def read_tensors(folder: Path, digest: bytes) -> tuple[Path, dict[str, Integers]]:
+    """The weights file with this SHA-256, and its tensors (14.5)."""
     for path in sorted(folder.glob("*.safetensors")):
         data = path.read_bytes()
         if hashlib.sha256(data).digest() == digest:
@@ -650,6 +654,12 @@ def read_weights(folder: Path, digest: bytes) -> list[Layer]:
             begin, end = entry["data_offsets"]
             numbers = np.frombuffer(data[8 + length + begin : 8 + length + end], {"I8": "<i1", "I32": "<i4"}[entry["dtype"]])
             tensors[name] = numbers.reshape(entry["shape"]).astype(np.int64)
+    return path, tensors
+
+
+def read_weights(folder: Path, digest: bytes) -> list[Layer]:
+    """Layers of the pixel network in the weights file with this SHA-256 (14.5)."""
+    path, tensors = read_tensors(folder, digest)
     hidden = sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors)
     layers: list[Layer] = []
     width = 96
@@ -905,6 +915,198 @@ def pixel(
     return decoder.decode(data).reshape(shape) // 16 + low
 
 
+# ---- 26 Exact language model ----
+
+# fmt: off
+VOXELS = np.array((
+    *((0, 0, -x) for x in range(1, 6)), *((0, -y, x) for y in (1, 2) for x in range(-4, 4)), *((0, -3, x) for x in range(-3, 3)),
+    *((0, -4, x) for x in range(-2, 3)), *((-1, y, x) for y in range(-2, 3) for x in range(-2, 3)),
+    *((-2, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)),
+))
+NEAREST = [VOXELS.tolist().index([0, y, x]) for y, x in (
+    (0, -1), (-1, 0), (-1, 1), (-1, -1), (0, -2), (-2, 0), (-1, 2), (-1, -2), (-2, -1), (-2, 1),
+)]
+# fmt: on
+
+
+def rounded(a: Integers, n: Any) -> Integers:
+    result: Integers = (a + ((np.int64(1) << n) >> 1)) >> n
+    return result
+
+
+def limited(a: Integers) -> Integers:
+    return np.clip(a, -(2**24) + 1, 2**24 - 1)
+
+
+def in_bytes(x: Integers) -> tuple[Integers, Integers]:
+    """Rows as bytes, and their exponents (26.3)."""
+    m, e = np.abs(x).max(axis=-1), np.zeros(x.shape[:-1], np.int64)
+    while (rounded(m, e) > 127).any():
+        e += rounded(m, e) > 127
+    return rounded(x, e[..., None]), e
+
+
+def norm(a: Integers) -> Integers:
+    """R of 26.3 for rows of bytes."""
+    squares = (a * a).sum(axis=1).tolist()
+    return np.array([min(math.isqrt((a.shape[1] << 40) // q), 2**20) if q else 0 for q in squares], np.int64)
+
+
+class Patches:
+    """Which voxels of a group of stacks are due at each step (26.1)."""
+
+    def __init__(self, depths: list[int], rows: int, columns: int, side: int) -> None:
+        down, across = -(-rows // side), -(-columns // side)
+        if down * across * len(depths) > 2**18:
+            raise DamagedError("more patches than an encoder writes")
+        self.side, patches = side, []
+        for stack, depth in enumerate(depths):
+            length, free_from = depth * side**2, list[int]()
+            begins = sorted((c * side + r * (side**2 + 2 * side), r, c) for r in range(down) for c in range(across))
+            for begin, r, c in begins:
+                slot = next((i for i, free in enumerate(free_from) if free <= begin), len(free_from))
+                free_from[slot : slot + 1] = [begin + length]
+                patches.append((stack, slot, begin, length, r * side, c * side))
+        self.stack, self.slot, self.begin, self.length, self.row, self.column = np.array(sorted(patches), np.int64).T
+        self.steps = int((self.begin + self.length).max())
+
+    def due(self, step: int) -> tuple[Integers, Integers]:
+        """Numbers of patches, and the places of their voxels that are due."""
+        now = np.flatnonzero((self.begin <= step) & (step < self.begin + self.length))
+        return now, step - self.begin[now]
+
+
+class Transformer:
+    """26.2 to 26.6, for patches of a group; keys and values of each patch are kept by its number."""
+
+    def __init__(self, tensors: dict[str, Integers], patches: int, tables: Tables) -> None:
+        self.t, self.tables = tensors, tables
+        self.side, self.width = tensors["row"].shape
+        self.size = 2 * len(tensors["rotor"])
+        self.heads = len(tensors["layers.0.qkv.weight"]) // self.size - 2
+        self.layers = sum(name.endswith(".qkv.weight") for name in tensors)
+        angles = [np.array([[2**30, 0]] * (self.size // 2), np.int64)]
+        c, s = tensors["rotor"].T
+        for _ in range(3 * self.side**2 - 1):
+            x, y = angles[-1].T
+            angles.append(np.clip(rounded(np.stack([x * c - y * s, x * s + y * c], axis=1), 30), -(2**30), 2**30))
+        self.angles = rounded(np.array(angles), 16)
+        self.sigmoid = (tables.logistic[:4097] + 2**27) >> 13
+        self.keys, self.values = np.zeros((2, self.layers, patches, 3 * self.side**2, self.size), np.int64)
+
+    def products(self, name: str, a: Integers) -> Integers:
+        """S(j) M(j) of a linear layer."""
+        result: Integers = (a @ self.t[f"{name}.weight"].T) * self.t[f"{name}.multiplier"]
+        return result
+
+    def features(self, x: Integers, z: Integers, top: int) -> tuple[Integers, Integers, Integers]:
+        """A, s and F of 26.2 for X (n, 66)."""
+        west, north, east, other = x[:, NEAREST[:4]].T
+        a = (3 * west + 3 * north + east + other + 4) >> 3
+        t = np.abs(x[:, NEAREST] - a[:, None]).sum(axis=1)
+        s = np.minimum((t[:, None] + 5 > 10 << np.arange(31)).sum(axis=1), 31)
+        f = rounded((x - a[:, None]) * 16, s[:, None])
+        f[:, 32:57] *= z[:, None] > 0
+        f[:, 57:] *= z[:, None] > 1
+        level = ((a * ((254 << 32) // max(top, 1))) >> 32) - 127
+        more = [(12 * t) >> s, 4 * s, (16 * a) >> s, (16 * (top - a)) >> s, level, 64 * (z > 0), 64 * (z > 1)]
+        return a, s, np.clip(np.concatenate([f, np.stack(more, axis=1)], axis=1), -127, 127)
+
+    def turned(self, a: Integers, place: Integers) -> Integers:
+        """26.5, for vectors (n, any, size)."""
+        c, y = np.moveaxis(self.angles[place], 2, 0)[:, :, None]
+        first, second = a[..., : self.size // 2], a[..., self.size // 2 :]
+        return limited(rounded(np.concatenate([first * c - second * y, second * c + first * y], axis=2), 14))
+
+    def attention(self, layer: int, made: Integers, r: Integers, patch: Integers, place: Integers) -> Integers:
+        made = made.reshape(len(made), -1, self.size)
+        turned, u = self.turned(made[:, :-1], place), self.t[f"layers.{layer}.shifts"]
+        self.keys[layer, patch, place] = np.clip(rounded(turned[:, -1] * r[:, None], 20), -127, 127)
+        self.values[layer, patch, place] = np.clip(rounded(made[:, -1] * r[:, None], 20), -127, 127)
+        q, e = in_bytes(turned[:, :-1])
+        p = max((127 * 127 * self.size).bit_length() - 19, 0)
+        means = np.zeros_like(q)
+        for i, (number, last) in enumerate(zip(patch, place, strict=True)):
+            factor = int(r[i] * u[6])
+            b = max(factor.bit_length() - 12, 0)
+            g = np.clip(u[7] - b - e[i], 2, 31)[:, None]
+            o = (((q[i] @ self.keys[layer, number, : last + 1].T) >> p) * (factor >> b)) >> g
+            d = o.max(axis=1, keepdims=True) - o
+            c = d % 2**10
+            power = (2**15 - ((c * (22006 - ((5622 * c) >> 10))) >> 10)) >> np.minimum(d >> 10, 31)
+            weight = rounded(255 * power, 15)
+            sums = weight @ self.values[layer, number, : last + 1]
+            means[i] = rounded(sums * (2**32 // weight.sum(axis=1, keepdims=True)), 25)
+        return means.reshape(len(means), -1)
+
+    def layer(self, number: int, h: Integers, patch: Integers, place: Integers) -> Integers:
+        name, u = f"layers.{number}", self.t[f"layers.{number}.shifts"]
+        a, _ = in_bytes(h)
+        made = limited(rounded(self.products(f"{name}.qkv", a), u[0]))
+        x, e = in_bytes(self.attention(number, made, norm(a), patch, place))
+        h = limited(h + rounded(self.products(f"{name}.out", x), np.maximum(u[1] - e, 0)[:, None]))
+        a, _ = in_bytes(h)
+        r = norm(a)[:, None]
+        gates, up = np.split(a @ self.t[f"{name}.gate_up.weight"].T, 2, axis=1)
+        by_gate, by_up = np.split(self.t[f"{name}.gate_up.multiplier"], 2)
+        gate = limited(rounded(rounded(gates * r, 10) * by_gate, u[2]))
+        sigmoid = self.sigmoid[np.minimum((np.abs(gate) + 16) >> 5, 4096)]
+        silu = rounded(gate * np.where(gate < 0, 2**15 - sigmoid, sigmoid), 15)
+        x, e = in_bytes(limited(rounded(silu * limited(rounded(up * by_up, u[3])), u[4])))
+        return limited(h + rounded(rounded(self.products(f"{name}.down", x), 12) * r, np.maximum(u[5] - e, 0)[:, None]))
+
+    def mixtures(self, x: Integers, top: int, patch: Integers, place: Integers) -> Mixtures:
+        """For voxels of these patches and places, whose neighbours are X."""
+        t, z, within = self.t, place // self.side**2, place % self.side**2
+        a, s, f = self.features(x, z, top)
+        made = rounded(self.products("embed", f), t["shifts"][0])
+        h = limited(made[:, :-1] + t["row"][within // self.side] + t["column"][within % self.side] + t["channel"][z])
+        for number in range(self.layers):
+            h = self.layer(number, h, patch, place)
+        rows, _ = in_bytes(h)
+        sums = rounded((rows @ t["head.weight"].T) * norm(rows)[:, None], 10) * t["head.multiplier"]
+        logit, mean, octave = np.split(rounded(sums, t["shifts"][1]) + t["head.bias"], 3, axis=1)
+        d = logit.max(axis=1, keepdims=True) - logit
+        weight = self.tables.inverse_octave[d % 16] >> np.minimum((d >> 4) + (logit.shape[1] - 1).bit_length(), 63)
+        offset = np.clip(mean + made[:, -1:], -(2**18), 2**18) << s[:, None]
+        code = np.clip(16 * (s[:, None] + 4) + np.clip(octave, -128, 96), 0, 639)
+        return Mixtures(np.where(d < 224, weight, 0), np.clip((a[:, None] << 12) + offset, -(2**45), 2**45), code, True)
+
+
+def exact_language_model(
+    header: dict[str, Any], data: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], tables: Tables, weights: Path
+) -> Integers:
+    """Samples of a chunk of model `llm_exact` (26)."""
+    low, high = side_range(header["side"], dtype)
+    together = whole(header["side"]["together"], 1, 64, "together")
+    _, tensors = read_tensors(weights, header["weights"])
+    samples = np.full(shape, low, np.int64)
+    if low == high:
+        return samples
+    coder, side, (planes, rows, columns) = SymbolDecoder(data, 0, high - low, tables), len(tensors["row"]), shape
+    for first in range(0, planes, 3 * together):
+        depths = [min(3, planes - begin) for begin in range(first, min(first + 3 * together, planes), 3)]
+        patches = Patches(depths, rows, columns, side)
+        network = Transformer(tensors, len(patches.begin), tables)
+        known = np.zeros((len(depths), 5, rows + side + 10, columns + side + 10), np.int64)
+        for step in range(patches.steps):
+            patch, place = patches.due(step)
+            if not len(patch):
+                continue
+            stack, z = patches.stack[patch], place // side**2
+            y, x = patches.row[patch] + place % side**2 // side, patches.column[patch] + place % side
+            at = tuple(n[:, None] + d for n, d in zip((z + 2, y + 5, x + 5), VOXELS.T, strict=True))
+            mixtures = network.mixtures(known[stack[:, None], *at], high - low, patch, place)
+            inside = np.flatnonzero((y < rows) & (x < columns))
+            if not len(inside):
+                continue
+            values = coder.step(mixtures.of(inside))
+            stack, z, y, x = stack[inside], z[inside], y[inside], x[inside]
+            known[stack, z + 2, y + 5, x + 5] = values
+            samples[first + 3 * stack + z, y, x] = values + low
+    return samples
+
+
 # ---- 6 Chunks ----
 
 
@@ -940,6 +1142,8 @@ def coded_samples(
         return parametric(header, data, shape, dtype, tables).astype(dtype)
     if kind == "model" and model == "pixel":
         return pixel(header, data, shape, dtype, tables, weights).astype(dtype)
+    if kind == "model" and model == "llm_exact":
+        return exact_language_model(header, data, shape, dtype, tables, weights).astype(dtype)
     if kind == "model" and model in ("llm", "paper"):
         raise UnsupportedError(f"a chunk of the float model {model}: only the medzip that wrote the archive decodes it (15)")
     if kind == "jpeg_xl" and dtype.kind in "iu" and dtype.itemsize <= 2:

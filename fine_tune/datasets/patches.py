@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fine_tune.datasets.manifest import TrainingVolume
-from medzip.entropy_model.llm.neighbourhood import NEIGHBOURS, REACH, describe
+from medzip.entropy_model.llm.neighbourhood import describe
+from medzip.entropy_model.llm.offsets import NEIGHBOURS, REACH
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,12 @@ class PatchSource:
 
     def draw(self, patches: int) -> PatchBatch:
         """So many patches, each of a volume of its own: a third on the grid that the codec uses, the rest anywhere."""
+        return collate(self.parts(patches))
+
+    def parts(self, patches: int) -> list[tuple[NDArray[np.int32], ...]]:
+        """What `patch_of` gives for patches that `draw` would draw."""
         chosen = self.generator.choice(len(self.volumes), patches, p=self.share)
-        return collate([self._one(int(index)) for index in chosen])
+        return [self._one(int(index)) for index in chosen]
 
     def _one(self, index: int) -> tuple[NDArray[np.int32], ...]:
         volume, padded, patch = self.volumes[index].samples, self.padded[index], self.patch

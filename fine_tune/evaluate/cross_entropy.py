@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fine_tune.datasets.patches import collate, patch_of
 from medzip.entropy_model.llm.load import Network
-from medzip.entropy_model.llm.neighbourhood import REACH
 from medzip.entropy_model.llm.network import NeighbourNetwork, mixture_bits
+from medzip.entropy_model.llm.offsets import REACH
 from medzip.entropy_model.llm.prompts import PromptNetwork, unit
 
 PATCHES_AT_ONCE = 16

@@ -32,9 +32,16 @@ def _pixel(digest: str | None) -> EntropyModel:
     return Pixel(weights_registry.by_digest(digest or ""))
 
 
+def _exact_language_model(digest: str | None) -> EntropyModel:
+    from medzip.entropy_model.llm_exact.model import ExactLanguageModel
+
+    return ExactLanguageModel(weights_registry.by_digest(digest or ""))
+
+
 MODELS: dict[str, Callable[[str | None], EntropyModel]] = {
     "parametric": _parametric,
     "pixel": _pixel,
+    "llm_exact": _exact_language_model,
     "llm": _language_model,
     "paper": _language_model,
 }
@@ -50,6 +57,11 @@ def entropy_model(name: str, digest: str | None) -> EntropyModel:
     if name not in MODELS:
         raise ModelMissingError(f"expected one of the models {', '.join(MODELS)}, found {name!r}; install a newer medzip")
     return MODELS[name](digest)
+
+
+def kind_of(weights: str) -> str | None:
+    """What kind the weights of this name are; None where there are none."""
+    return next((entry.kind for entry in weights_registry.entries() if entry.name == weights), None)
 
 
 def digests_for(name: str, kind: str, models: str, weights: str | None) -> tuple[str | None, ...]:

@@ -24,7 +24,8 @@ LONGEST_HEADER = 1 << 24
 
 @dataclass(frozen=True)
 class Weights:
-    """`name` is the file's name without suffix, what presets ask for ('pixel', 'fast', 'llm', 'paper'),
+    """`name` is the file's name without suffix, what presets ask for ('pixel', 'fast', 'llm_exact', 'llm',
+    'paper'),
     `licence_class` 'open' or 'research', `sha256` that of the file, in hex, `self_test`
     what they make of a known image: the SHA-256 of the bytes, or for a float model their number."""
 
@@ -116,13 +117,13 @@ def select(kind: str, models: str, name: str | None = None) -> tuple[Weights, ..
     if name is not None:
         named = [weights for weights in entries() if weights.name == name]
         if not named or named[0].kind != kind:
-            found = f"weights for preset {named[0].kind!r}" if named else "no such weights"
-            raise UsageError(f"--model {name}: expected weights for preset {kind!r}, found {found}; see `medzip models list`")
+            found = f"weights of kind {named[0].kind!r}" if named else "no such weights"
+            raise UsageError(f"--model {name}: expected weights of kind {kind!r}, found {found}; see `medzip models list`")
         return (named[0],)
     shipped = (weights for weights in entries() if weights.kind == kind and weights.path.parent == SHIPPED)
     fitting = [weights for weights in shipped if models == "all" or weights.licence_class == "open"]
     if not fitting:
-        raise ModelMissingError(f"no weights for preset {kind!r} with --models {models}; see `medzip models list`")
+        raise ModelMissingError(f"no weights of kind {kind!r} with --models {models}; see `medzip models list`")
     return tuple(sorted(fitting, key=lambda weights: (weights.licence_class == "open", weights.name)))
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from medzip.entropy_model.llm.cache import PrefixCache, SlotCache
 from medzip.entropy_model.llm.coding import Due
-from medzip.entropy_model.llm.neighbourhood import NEIGHBOURS, REACH, describe
+from medzip.entropy_model.llm.neighbourhood import describe
 from medzip.entropy_model.llm.network import NeighbourNetwork
+from medzip.entropy_model.llm.offsets import NEIGHBOURS, REACH
 from medzip.entropy_model.llm.prompts import PromptNetwork, unit
 from medzip.entropy_model.llm.schedule import Schedule, lockstep, staggered
 

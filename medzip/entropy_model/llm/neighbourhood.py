@@ -1,41 +1,23 @@
-"""Which voxels the `llm` layout sees, and what it tells the language model about them.
+"""What the layout `neighbours` tells the language model about the voxels that it sees.
 
 Everything is relative to a local prediction and in units of a local power of two, so that one model serves 8 to 16 bits.
-Neighbours are (slice, row, column) offsets inside a stack of three slices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-Offset = tuple[int, int, int]
-
-REACH = 5
-"""How far, in voxels, any neighbour lies from its voxel in a row or column."""
-
-ROW: list[Offset] = [(0, 0, -d) for d in range(1, 6)]
-ABOVE: list[Offset] = (
-    [(0, -1, d) for d in range(-4, 4)]
-    + [(0, -2, d) for d in range(-4, 4)]
-    + [(0, -3, d) for d in range(-3, 3)]
-    + [(0, -4, d) for d in range(-2, 3)]
+from medzip.entropy_model.llm.offsets import (
+    IN_SLICE,
+    NEAREST,
+    NORTH,
+    NORTH_EAST,
+    NORTH_WEST,
+    SLICE_BEFORE,
+    WEST,
 )
-SLICE_BEFORE: list[Offset] = [(-1, dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
-SECOND_SLICE_BEFORE: list[Offset] = [(-2, dy, dx) for dy in range(-1, 2) for dx in range(-1, 2)]
-NEIGHBOURS: list[Offset] = ROW + ABOVE + SLICE_BEFORE + SECOND_SLICE_BEFORE
-IN_SLICE = len(ROW) + len(ABOVE)
 
-
-def _places(offsets: Sequence[tuple[int, int]]) -> list[int]:
-    return [NEIGHBOURS.index((0, dy, dx)) for dy, dx in offsets]
-
-
-WEST, NORTH, NORTH_EAST, NORTH_WEST = _places([(0, -1), (-1, 0), (-1, 1), (-1, -1)])
-NEAREST = _places([(0, -1), (-1, 0), (-1, 1), (-1, -1), (0, -2), (-2, 0), (-1, 2), (-1, -2), (-2, -1), (-2, 1)])
-FEATURES = len(NEIGHBOURS) + 7
 CLIP = 7.9
 
 

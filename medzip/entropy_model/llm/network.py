@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medzip.entropy_model.llm.neighbourhood import FEATURES
+from medzip.entropy_model.llm.offsets import FEATURES
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,10 +53,13 @@ def lockstep(image: tuple[int, int], patch: int, length: int, group: int) -> Sch
 def _assigned(start: NDArray[np.int64], rows: NDArray[np.int64], columns: NDArray[np.int64], length: int) -> Schedule:
     """Give each patch, in order of its start, the first slot that is free."""
     slot = np.zeros(len(start), np.int64)
-    free_from: list[int] = []
+    free: list[int] = []
+    taken: list[tuple[int, int]] = []
     for index in np.argsort(start, kind="stable"):
-        found = next((place for place, free in enumerate(free_from) if free <= start[index]), len(free_from))
-        if found == len(free_from):
-            free_from.append(0)
-        slot[index], free_from[found] = found, int(start[index]) + length
-    return Schedule(start, slot, rows, columns, len(free_from), int(start.max()) + length)
+        now = int(start[index])
+        while taken and taken[0][0] <= now:
+            heapq.heappush(free, heapq.heappop(taken)[1])
+        found = heapq.heappop(free) if free else len(taken)
+        slot[index] = found
+        heapq.heappush(taken, (now + length, found))
+    return Schedule(start, slot, rows, columns, int(slot.max()) + 1, int(start.max()) + length)

@@ -137,18 +137,18 @@ def _as_words(x: Any, n: Any, rows: Any) -> Any:
     return result
 
 
-_AVX512_VNNI = Instruction("avx512vnni", 16, np.uint8, 8, 3, dot_bytes("llvm.x86.avx512.vpdpbusd.512"))
-_AVX_VNNI = Instruction("avxvnni", 8, np.uint8, 4, 3, dot_bytes("llvm.x86.avx512.vpdpbusd.256"))
-_AVX512 = Instruction("avx512bw", 16, np.int16, 8, 3, dot_words("llvm.x86.avx512.pmaddw.d.512"))
-_AVX2 = Instruction("avx2", 8, np.int16, 4, 2, dot_words("llvm.x86.avx2.pmadd.wd"))
-_SSE2 = Instruction("sse2", 4, np.int16, 4, 2, dot_words("llvm.x86.sse2.pmadd.wd"))
+AVX512_VNNI = Instruction("avx512vnni", 16, np.uint8, 8, 3, dot_bytes("llvm.x86.avx512.vpdpbusd.512"))
+AVX_VNNI = Instruction("avxvnni", 8, np.uint8, 4, 3, dot_bytes("llvm.x86.avx512.vpdpbusd.256"))
+AVX512 = Instruction("avx512bw", 16, np.int16, 8, 3, dot_words("llvm.x86.avx512.pmaddw.d.512"))
+AVX2 = Instruction("avx2", 8, np.int16, 4, 2, dot_words("llvm.x86.avx2.pmadd.wd"))
+SSE2 = Instruction("sse2", 4, np.int16, 4, 2, dot_words("llvm.x86.sse2.pmadd.wd"))
 
 # Two functions for each variant and no closure: numba caches only what it can find by name again.
-_avx512_vnni_product, _avx512_vnni_hidden_product = matrix_product(_AVX512_VNNI), hidden_product(_AVX512_VNNI)
-_avx_vnni_product, _avx_vnni_hidden_product = matrix_product(_AVX_VNNI), hidden_product(_AVX_VNNI)
-_avx512_product, _avx512_hidden_product = matrix_product(_AVX512), hidden_product(_AVX512)
-_avx2_product, _avx2_hidden_product = matrix_product(_AVX2), hidden_product(_AVX2)
-_sse2_product, _sse2_hidden_product = matrix_product(_SSE2), hidden_product(_SSE2)
+_avx512_vnni_product, _avx512_vnni_hidden_product = matrix_product(AVX512_VNNI), hidden_product(AVX512_VNNI)
+_avx_vnni_product, _avx_vnni_hidden_product = matrix_product(AVX_VNNI), hidden_product(AVX_VNNI)
+_avx512_product, _avx512_hidden_product = matrix_product(AVX512), hidden_product(AVX512)
+_avx2_product, _avx2_hidden_product = matrix_product(AVX2), hidden_product(AVX2)
+_sse2_product, _sse2_hidden_product = matrix_product(SSE2), hidden_product(SSE2)
 
 
 @njit
@@ -228,11 +228,11 @@ def _generic_hidden(x: Any, weights: Any, bias: Any, shift: Any, residual: Any, 
 
 
 _ALL = (
-    Variant("avx512_vnni", _avx512_vnni, _avx512_vnni_hidden, _AVX512_VNNI),
-    Variant("avx_vnni", _avx_vnni, _avx_vnni_hidden, _AVX_VNNI),
-    Variant("avx512", _avx512, _avx512_hidden, _AVX512),
-    Variant("avx2", _avx2, _avx2_hidden, _AVX2),
-    Variant("sse2", _sse2, _sse2_hidden, _SSE2),
+    Variant("avx512_vnni", _avx512_vnni, _avx512_vnni_hidden, AVX512_VNNI),
+    Variant("avx_vnni", _avx_vnni, _avx_vnni_hidden, AVX_VNNI),
+    Variant("avx512", _avx512, _avx512_hidden, AVX512),
+    Variant("avx2", _avx2, _avx2_hidden, AVX2),
+    Variant("sse2", _sse2, _sse2_hidden, SSE2),
     Variant("generic", _generic, _generic_hidden, None),
 )
 

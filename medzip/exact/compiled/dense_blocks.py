@@ -113,7 +113,7 @@ class _Sums:
 
     def store(self, total: Any, row: Any, j: int, out: Any) -> None:
         offset = _offset(self.builder, out, row, self.columns[j])
-        self.builder.store(total, _pointer(self.builder, out, offset, self.vector), align=4)
+        self.builder.store(total, pointer(self.builder, out, offset, self.vector), align=4)
 
 
 class _Activations:
@@ -123,7 +123,7 @@ class _Activations:
         self.builder, self.columns, self.vector, self.residual = builder, columns, vector, residual
         self.bytes = ir.VectorType(_I8, vector.count)
         # No count is above 30; the mask tells LLVM.
-        shifts = (_load(builder, shift, column, vector) for column in columns)
+        shifts = (load(builder, shift, column, vector) for column in columns)
         self.shifts = [builder.and_(counts, self.lanes(31)) for counts in shifts]
         self.halves = [builder.lshr(builder.shl(self.lanes(1), counts), self.lanes(1)) for counts in self.shifts]
 
@@ -136,13 +136,13 @@ class _Activations:
         total = builder.ashr(builder.add(total, self.halves[j]), self.shifts[j])
         if self.residual is not None:
             offset = _offset(builder, self.residual, row, self.columns[j])
-            added = builder.load(_pointer(builder, self.residual, offset, self.bytes), align=1)
+            added = builder.load(pointer(builder, self.residual, offset, self.bytes), align=1)
             total = builder.add(total, builder.sext(added, self.vector))
         total = self.larger(total, self.lanes(-ACTIVATION_MAX))
         largest = self.lanes(ACTIVATION_MAX)
         total = builder.select(builder.icmp_signed("<", total, largest), total, largest)
         offset = _offset(builder, out, row, self.columns[j])
-        builder.store(builder.trunc(total, self.bytes), _pointer(builder, out, offset, self.bytes), align=1)
+        builder.store(builder.trunc(total, self.bytes), pointer(builder, out, offset, self.bytes), align=1)
 
     def larger(self, a: Any, b: Any) -> Any:
         return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
@@ -150,13 +150,13 @@ class _Activations:
 
 def _emit_product(builder: Any, instruction: Instruction, x: Any, weights: Any, bias: Any, out: Any, finish: Any) -> None:
     rows, columns = builder.extract_value(x.shape, 0), builder.extract_value(weights.shape, 0)
-    zero, width = _number(0), _number(instruction.vectors)
+    zero, width = number(0), number(instruction.vectors)
     whole = builder.mul(builder.udiv(columns, width), width)
     for start, stop, vectors in ((zero, whole, instruction.vectors), (whole, columns, 1)):
         # Columns outside: their weights stay in the first-level cache while the rows pass by.
         with (
-            cgutils.for_range_slice(builder, start, stop, _number(vectors), _I64) as (column, _),
-            cgutils.for_range_slice(builder, zero, rows, _number(instruction.rows), _I64) as (row, _),
+            cgutils.for_range_slice(builder, start, stop, number(vectors), _I64) as (column, _),
+            cgutils.for_range_slice(builder, zero, rows, number(instruction.rows), _I64) as (row, _),
         ):
             _emit_block(builder, instruction, vectors, row, column, x, weights, bias, out, finish)
 
@@ -173,13 +173,13 @@ def _emit_block(
     out: Any,
     finish: Any,
 ) -> None:
-    lanes, vector = _number(instruction.lanes), ir.VectorType(_I32, instruction.lanes)
+    lanes, vector = number(instruction.lanes), ir.VectorType(_I32, instruction.lanes)
     groups = builder.extract_value(weights.shape, 1)
-    rows = [builder.add(row, _number(i)) for i in range(instruction.rows)]
-    columns = [builder.mul(builder.add(column, _number(j)), lanes) for j in range(vectors)]
+    rows = [builder.add(row, number(i)) for i in range(instruction.rows)]
+    columns = [builder.mul(builder.add(column, number(j)), lanes) for j in range(vectors)]
     row_starts = [builder.mul(i, groups) for i in rows]
     column_starts = [builder.mul(j, groups) for j in columns]
-    biases = [_load(builder, bias, j, vector) for j in columns]
+    biases = [load(builder, bias, j, vector) for j in columns]
 
     before, loop, after = builder.block, builder.append_basic_block("groups"), builder.append_basic_block("finish")
     builder.branch(loop)
@@ -187,15 +187,15 @@ def _emit_block(
     group = builder.phi(_I64)
     sums = [[builder.phi(vector) for _ in columns] for _ in rows]
     offset = builder.mul(group, lanes)
-    loaded = [_load(builder, weights, builder.add(start, offset), vector) for start in column_starts]
-    group.add_incoming(_number(0), before)
+    loaded = [load(builder, weights, builder.add(start, offset), vector) for start in column_starts]
+    group.add_incoming(number(0), before)
     for line, start in zip(sums, row_starts, strict=True):
-        inputs = _splat(builder, _load(builder, x, builder.add(start, group), _I32), vector)
+        inputs = splat(builder, load(builder, x, builder.add(start, group), _I32), vector)
         for j, total in enumerate(line):
             line[j] = instruction.emit(builder, total, inputs, loaded[j])
             total.add_incoming(biases[j], before)
             total.add_incoming(line[j], loop)
-    following = builder.add(group, _number(1))
+    following = builder.add(group, number(1))
     group.add_incoming(following, loop)
     builder.cbranch(builder.icmp_signed("<", following, groups), loop, after)
 
@@ -213,7 +213,7 @@ def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     return builder.call(function, arguments)
 
 
-def _number(value: int) -> Any:
+def number(value: int) -> Any:
     return ir.Constant(_I64, value)
 
 
@@ -221,18 +221,18 @@ def _offset(builder: Any, array: Any, row: Any, column: Any) -> Any:
     return builder.add(builder.mul(row, builder.extract_value(array.shape, 1)), column)
 
 
-def _pointer(builder: Any, array: Any, offset: Any, kind: Any) -> Any:
+def pointer(builder: Any, array: Any, offset: Any, kind: Any) -> Any:
     """Where a `kind` begins, `offset` of its elements into the array's memory."""
     element = kind.element if isinstance(kind, ir.VectorType) else kind
     elements = builder.bitcast(array.data, element.as_pointer())
     return builder.bitcast(builder.gep(elements, [offset]), kind.as_pointer())
 
 
-def _load(builder: Any, array: Any, offset: Any, kind: Any) -> Any:
-    return builder.load(_pointer(builder, array, offset, kind), align=4)
+def load(builder: Any, array: Any, offset: Any, kind: Any) -> Any:
+    return builder.load(pointer(builder, array, offset, kind), align=4)
 
 
-def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
+def splat(builder: Any, scalar: Any, vector: Any) -> Any:
     undefined = ir.Constant(vector, ir.Undefined)
     single = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
     first = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
