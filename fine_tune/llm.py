@@ -29,7 +29,6 @@ from fine_tune.layouts import Layout, layout_of
 from fine_tune.options import configuration, parser, told
 from fine_tune.training import trained
 from medzip.entropy_model.llm.network import NetworkConfig
-from medzip.errors import UsageError
 
 Rows = list[catalogue.Row]
 
@@ -37,14 +36,7 @@ Rows = list[catalogue.Row]
 def setup(config: dict[str, Any], data: Path) -> tuple[nn.Module, Layout, Rows, Rows]:
     """The network, its layout, and which volumes to train on and to hold out. Raises UsageError for settings that contradict."""
     torch.manual_seed(config["seed"])
-    training = catalogue.rows(data, config.get("include", ("*",)), config.get("exclude", ()))
-    if "validate" in config:
-        held_out = catalogue.rows(data, config["validate"]) if config["validate"] else []
-        training = catalogue.without_patients_of(training, held_out)
-    else:
-        training, held_out = catalogue.divided(training, config.get("validation_share", 0.1), config["seed"])
-    if not training:
-        raise UsageError(f"{data}: expected volumes of patients to train on, found none; lower validation_share")
+    training, held_out = catalogue.chosen(data, config)
     asked = config["network"]["backbone"]
     config["network"] = config["network"] | {"backbone": backbones.described(asked)}
     layout = layout_of(NetworkConfig(**config["network"]), config.get("base"))

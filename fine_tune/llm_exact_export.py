@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 
-from fine_tune.datasets.manifest import load, rows
+from fine_tune.datasets import catalogue
 from fine_tune.datasets.patches import PatchSource, collate
 from fine_tune.llm_quantize import calibrated, quantized
 from medzip.doctor import coded_by_integer_model
@@ -76,7 +76,7 @@ def main() -> None:
     arguments.add_argument("source", type=Path)
     arguments.add_argument("target", type=Path)
     arguments.add_argument("--config", type=Path, required=True, help="configuration of the training")
-    arguments.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.tsv")
+    arguments.add_argument("--data", type=Path, required=True, help="the data of the training")
     arguments.add_argument("--patches", type=int, default=48, help="how many to compare on")
     given = arguments.parse_args()
     config = yaml.safe_load(given.config.read_text())
@@ -84,14 +84,14 @@ def main() -> None:
     if not isinstance(network, NeighbourNetwork):
         raise SystemExit(f"{given.source}: expected layout 'neighbours', found 'prompts'")
     patch = network.config.patch
-    volumes = [load(given.data, row) for row in rows(given.data, config["include"], config.get("exclude", ()))]
-    exact = exported(network, PatchSource(volumes, patch, seed=5))
+    training, others = catalogue.chosen(given.data, config)
+    exact = exported(network, PatchSource([catalogue.load(given.data, row) for row in training], patch, seed=5))
     metadata = {"kind": ExactLanguageModel.name, "licence_class": weights.licence_class, "made_from": weights.sha256}
     tensors = tensors_of(exact)
     write_tensors(given.target, tensors, metadata)
     write_tensors(given.target, tensors, metadata | {"self_test": coded_by_integer_model(read_weights(given.target))})
     print(f"{given.target}: SHA-256 {read_weights(given.target).sha256}", flush=True)
-    held_out = [load(given.data, row) for row in rows(given.data, config["validate"])]
+    held_out = [catalogue.load(given.data, row) for row in others]
     before, after = compared(network, exact, PatchSource(held_out, patch, seed=1), given.patches)
     print(f"{given.patches} held-out patches: {before:.4f} bits in floats, {after:.4f} in integers: {after / before - 1:+.3%}")
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,20 @@ def load(folder: Path, row: Row) -> TrainingVolume:
         raise UsageError(f"{folder / row['path']}: expected a volume of integers, found none; leave it out with `exclude`")
     stack = samples.reshape(-1, *samples.shape[-2:]).astype(np.int64)
     return TrainingVolume(row, (stack - stack.min()).astype(np.int32))
+
+
+def chosen(folder: Path, config: dict[str, Any]) -> tuple[list[Row], list[Row]]:
+    """Rows to train on and rows held out, of different patients: `include`, `exclude` and `validate` of a configuration are
+    patterns of paths; without `validate`, about `validation_share` of the patients are held out. Raises UsageError."""
+    training = rows(folder, config.get("include", ("*",)), config.get("exclude", ()))
+    if "validate" in config:
+        held_out = rows(folder, config["validate"]) if config["validate"] else []
+        training = without_patients_of(training, held_out)
+    else:
+        training, held_out = divided(training, config.get("validation_share", 0.1), config["seed"])
+    if not training:
+        raise UsageError(f"{folder}: expected volumes of patients to train on, found none; lower validation_share")
+    return training, held_out
 
 
 def divided(found: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
